@@ -1,0 +1,97 @@
+// Bundles the operators' web app into static/dist (git-ignored): `npm run build`, or with --watch while working on it.
+//
+// static/js/pages/*.js  →  static/dist/*.js      one ES module a page; what several pages share goes into chunks/
+// static/css/*.css      →  static/dist/*.css     files whose name begins with _ are only imported by others
+// static/img/**         →  static/dist/img/**    as they are
+//
+// The same input gives the same bytes: names of chunks are hashes of their content, nothing holds a date or a path.
+
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import * as esbuild from "esbuild";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const dist = join(here, "dist");
+const fresh = join(here, `dist.new-${process.pid}`);
+const watching = process.argv.includes("--watch");
+
+function entries(folder, extension) {
+  const path = join(here, folder);
+  if (!existsSync(path)) return [];
+  return readdirSync(path)
+    .filter((name) => name.endsWith(extension) && !name.startsWith("_"))
+    .sort()
+    .map((name) => join(path, name));
+}
+
+function options(outdir) {
+  return {
+    entryPoints: [...entries("js/pages", ".js"), ...entries("css", ".css")],
+    entryNames: "[name]",
+    chunkNames: "chunks/[name]-[hash]",
+    assetNames: "assets/[name]-[hash]",
+    outdir,
+    absWorkingDir: dirname(here),
+    bundle: true,
+    splitting: true,
+    format: "esm",
+    target: ["chrome109", "firefox115", "safari16"],
+    minify: !watching,
+    sourcemap: watching ? "linked" : false,
+    legalComments: "none",
+    external: ["/static/*"],
+    loader: { ".svg": "file", ".png": "file", ".woff2": "file" },
+    logLevel: "warning",
+    write: true,
+  };
+}
+
+function copyImages(outdir) {
+  const images = join(here, "img");
+  if (existsSync(images)) cpSync(images, join(outdir, "img"), { recursive: true });
+}
+
+function report(outdir) {
+  const files = readdirSync(outdir, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && /\.(js|css)$/.test(entry.name))
+    .map((entry) => join(entry.parentPath ?? entry.path, entry.name))
+    .sort();
+  let total = 0;
+  let zipped = 0;
+  for (const file of files) {
+    const bytes = readFileSync(file);
+    const gzip = gzipSync(bytes, { level: 9 }).length;
+    total += bytes.length;
+    zipped += gzip;
+    console.log(`  ${relative(outdir, file).padEnd(32)} ${kilobytes(bytes.length)} kB  ${kilobytes(gzip)} kB gzip`);
+  }
+  console.log(`  ${"together".padEnd(32)} ${kilobytes(total)} kB  ${kilobytes(zipped)} kB gzip`);
+}
+
+function kilobytes(bytes) {
+  return (bytes / 1000).toFixed(1).padStart(7);
+}
+
+if (watching) {
+  mkdirSync(dist, { recursive: true });
+  copyImages(dist);
+  const context = await esbuild.context(options(dist));
+  await context.watch();
+  console.log("Watching static/; Ctrl-C ends it.");
+} else {
+  // Built beside the old one and then put in its place: a failed build leaves the old one as it was.
+  try {
+    mkdirSync(fresh, { recursive: true });
+    await esbuild.build(options(fresh));
+    copyImages(fresh);
+    rmSync(dist, { recursive: true, force: true });
+    renameSync(fresh, dist);
+    report(dist);
+  } catch (error) {
+    rmSync(fresh, { recursive: true, force: true });
+    if (!(error.errors?.length > 0)) console.error(error);
+    process.exitCode = 1;
+  }
+}
