@@ -1,0 +1,56 @@
+"""The settings of the tests: the project's, with secrets made up for the run and a folder that goes away with it.
+
+What the surroundings set for an installation (its database, its secrets, its drivers) never reaches a test. Only
+TEST_DATABASE_URL chooses another database than SQLite; `tests/throwaway.py` sets it. A program that a test starts
+(the server, the agent) inherits these values, and a test may give it others: they are made once a run, not once a
+process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+_SETTINGS_OF_AN_INSTALLATION = (
+    "PORTAFILTER_ENV_FILE",
+    "DEBUG",
+    "SECRET_KEY_FILE",
+    "CREDENTIAL_KEYS_FILE",
+    "PUBLIC_ORIGINS",
+    "PUBLIC_BIND",
+    "MACHINE_API_BIND",
+    "REDIS_URL",
+    "GATEWAY",
+    "GATEWAY_FIXED_HOSTS",
+    "VPN",
+    "VPN_NETWORK",
+    "INSTALLATION",
+)
+
+
+def _begin_run() -> None:
+    """Makes the run's folder and secrets; its processes (xdist's workers, started programs) inherit them."""
+    folder = Path(tempfile.mkdtemp(prefix="portafilter-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in _SETTINGS_OF_AN_INSTALLATION:
+        os.environ.pop(name, None)
+    os.environ["PORTAFILTER_TEST_RUN"] = str(folder)
+    os.environ["STATE_DIR"] = str(folder)
+    os.environ["SECRET_KEY"] = secrets.token_urlsafe(50)
+    os.environ["CREDENTIAL_KEYS"] = Fernet.generate_key().decode()
+    os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or f"sqlite:///{folder / 'portafilter.sqlite3'}"
+
+
+if not Path(os.environ.get("PORTAFILTER_TEST_RUN") or "/nowhere").is_dir():
+    _begin_run()
+
+from portal.settings import *  # noqa: E402, F403
+
+# Hashing a password slowly on purpose protects people's; the tests' are made up.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
