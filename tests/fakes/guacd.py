@@ -193,7 +193,7 @@ class FakeGuacd:
     # --- what it says ------------------------------------------------------------------------------------------------
 
     def send(self, data: str | bytes, *, to: FakeConnection | None = None, timeout_s: float = 5) -> None:
-        """Writes text or raw bytes to one connection, or to all users of all desktops; waits until the kernel took it."""
+        """Writes text or raw bytes to one connection, or to all users of all desktops; waits until it is sent."""
         self._call(self._send(data, to), timeout_s)
 
     def start_flood(self, *, total: int, blob: int = 6048, to: FakeConnection | None = None) -> None:
@@ -217,7 +217,7 @@ class FakeGuacd:
     # --- waiting for what it hears -----------------------------------------------------------------------------------
 
     def wait_until(self, told: Callable[[], Any], *, timeout_s: float = 5, what: str = "") -> Any:
-        """What `told()` gives as soon as that is true; AssertionError with all that was received when it is not in time."""
+        """What `told()` gives as soon as it is true; AssertionError, with what was received, when it is not in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not (result := told()):
@@ -310,7 +310,8 @@ class FakeGuacd:
             raise ValueError(f"expected select with one argument, found {select}")
         connection.selected = select.args[0]
         self._notify()
-        if connection.selected.startswith("$") and connection.selected not in self.desktops:
+        unknown = connection.selected.startswith("$") and connection.selected not in self.desktops
+        if unknown and fault not in (Fault.NONSENSE, Fault.WRONG_LENGTH):
             await connection._send(instruction("error", "Connection does not exist.", 516))
             return
         if not await self._offer(connection, fault):

@@ -1,0 +1,268 @@
+"""One guacd process a session, on a loopback port of its own.
+
+The processes themselves are the record: attempt and installation are marks in their environment, so a worker that
+was started later, or another one, finds and stops them. Each has an empty home folder of its own, since FreeRDP
+writes there; a folder without processes is what a crash between the two left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+
+from sessions.gateways import probe, processes
+from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle
+from sessions.gateways.processes import Process
+
+HOST = "127.0.0.1"
+_START_TIMEOUT_S = 10.0
+_TERM_GRACE_S = 0.5
+_STOP_TIMEOUT_S = 10.0
+_PORTS_TRIED = 5
+# Where we are root, the first of these that exists runs guacd: what a hostile machine may take over is that (T5).
+_USERS = ("guacd", "_guacd", "nobody")
+# A core would hold the machine's login (T10).
+_WITHOUT_CORE_DUMP = ("/bin/sh", "-c", 'ulimit -c 0 && exec "$0" "$@"')
+_ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+
+
+class LocalGateways:
+    """guacd processes of this computer."""
+
+    def __init__(self) -> None:
+        self._installation = str(settings.INSTALLATION)
+        self._account = _unprivileged_account()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+        self._rdp_was_checked = False
+        digest = hashlib.sha256(self._installation.encode()).hexdigest()[:12]
+        # Not below STATE_DIR: guacd's user must be able to reach it.
+        self._folder = Path(tempfile.gettempdir()) / f"portafilter-{os.getuid()}-{digest}"
+
+    def start(self, request: GatewayRequest) -> GatewayStatus:
+        _check_attempt_id(request.attempt_id)
+        if not os.access(settings.GUACD_PATH, os.X_OK):
+            raise GatewayError(
+                f"GUACD_PATH: found no program at {settings.GUACD_PATH}, expected guacd.", permanent=True
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        for _ in range(_PORTS_TRIED):
+            leader, is_new = self._find_or_spawn(request.attempt_id)
+            if leader is not None and self._wait_until_it_answers(leader, request.attempt_id, deadline):
+                if is_new:
+                    self._check_rdp(leader)
+                return self._ready(leader)
+        raise GatewayError(f"guacd ended at once, {_PORTS_TRIED} times. {self._last_words(request.attempt_id)}")
+
+    def describe(self, attempt_id: str, handle: Handle) -> GatewayStatus:
+        if processes.is_alive(int(handle.get("pid", 0)), int(handle.get("started", 0))):
+            return GatewayStatus("ready", HOST, int(handle["port"]), dict(handle))
+        self._reap(attempt_id)
+        leader = _leader(self._processes(attempt_id))
+        if leader is None:
+            return GatewayStatus("stopped", detail=f"guacd is gone. {self._last_words(attempt_id)}".strip())
+        port = _port_of(leader)
+        return self._ready(leader) if processes.listens_on(leader.pid, port) else GatewayStatus("starting")
+
+    def stop(self, attempt_id: str, handle: Handle) -> None:
+        _check_attempt_id(attempt_id)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        grace_ends = time.monotonic() + _TERM_GRACE_S
+        asked: set[Process] = set()
+        while True:
+            with self._exclusively():
+                left = self._processes(attempt_id)
+                if not left:
+                    self._remove_folder(attempt_id)
+                    self._reap(attempt_id)
+                    return
+            kill = time.monotonic() > grace_ends
+            # The parent first, or it may fork again.
+            for process in sorted(left, key=lambda one: one.started):
+                if kill or process not in asked:
+                    processes.end(process, kill=kill)
+                    asked.add(process)
+            self._reap(attempt_id)
+            if time.monotonic() > deadline:
+                pids = ", ".join(str(process.pid) for process in left)
+                raise GatewayError(f"guacd does not end, not even when killed: process {pids}.")
+            time.sleep(0.01)
+
+    def running(self) -> list[str]:
+        marked = processes.find(PORTAFILTER_INSTALLATION=self._installation)
+        attempts = {process.environment.get("PORTAFILTER_GATEWAY", "") for process in marked}
+        if self._folder.is_dir():
+            attempts |= {entry.name for entry in self._folder.iterdir() if entry.is_dir()}
+        return sorted(attempt for attempt in attempts if _ATTEMPT_ID.fullmatch(attempt))
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def _find_or_spawn(self, attempt_id: str) -> tuple[Process | None, bool]:
+        """The attempt's guacd and whether it is new; None when a new one has ended already, its port being taken."""
+        with self._exclusively():
+            if leader := _leader(self._processes(attempt_id)):
+                return leader, False
+            home = self._make_home(attempt_id)
+            port = str(_free_port())
+            try:
+                with open(home / "guacd.log", "ab") as log:
+                    child = subprocess.Popen(
+                        [*_WITHOUT_CORE_DUMP, settings.GUACD_PATH, "-f", "-b", HOST, "-l", port, "-L", "info"],
+                        env={
+                            "PATH": "/usr/bin:/bin",
+                            "HOME": str(home),
+                            "LANG": "C.UTF-8",
+                            "PORTAFILTER_GATEWAY": attempt_id,
+                            "PORTAFILTER_INSTALLATION": self._installation,
+                            "PORTAFILTER_PORT": port,
+                        },
+                        cwd=home,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                        user=self._account.pw_uid if self._account else None,
+                        group=self._account.pw_gid if self._account else None,
+                        extra_groups=[] if self._account else None,
+                    )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise GatewayError(f"guacd could not be started: {error}.") from error
+            self._children[attempt_id] = child
+            return _leader(self._processes(attempt_id)), True
+
+    def _wait_until_it_answers(self, leader: Process, attempt_id: str, deadline: float) -> bool:
+        """False when it ended by itself: most likely somebody else got its port."""
+        port = _port_of(leader)
+        while time.monotonic() < deadline:
+            if not processes.is_alive(leader.pid, leader.started):
+                if self._reap(attempt_id) > 0:
+                    return False
+                raise GatewayError(f"guacd was ended while it started. {self._last_words(attempt_id)}")
+            if processes.listens_on(leader.pid, port):
+                try:
+                    probe.answers(HOST, port, timeout_s=2)
+                    return True
+                except (OSError, probe.NotGuacd) as error:
+                    last = str(error)
+                    if time.monotonic() + 0.1 > deadline:
+                        raise GatewayError(f"guacd started but does not answer: {last}.") from error
+            time.sleep(0.005)
+        raise GatewayError(f"guacd was not listening after {_START_TIMEOUT_S:g} s. {self._last_words(attempt_id)}")
+
+    def _check_rdp(self, leader: Process) -> None:
+        """Once, with a guacd that nobody uses yet: it costs 150 ms, and what is installed seldom changes."""
+        if self._rdp_was_checked:
+            return
+        try:
+            can = probe.can_do_rdp(HOST, _port_of(leader), timeout_s=3)
+        except OSError as error:
+            raise GatewayError(f"guacd started but does not offer RDP: {error}.") from error
+        for process in self._processes(leader.environment["PORTAFILTER_GATEWAY"]):
+            if process.parent == leader.pid:
+                processes.end(process, kill=True)
+        if not can:
+            raise GatewayError("This guacd cannot do RDP. Install libguac-client-rdp0 beside it.", permanent=True)
+        self._rdp_was_checked = True
+
+    def _ready(self, leader: Process) -> GatewayStatus:
+        port = _port_of(leader)
+        return GatewayStatus("ready", HOST, port, {"pid": leader.pid, "started": leader.started, "port": port})
+
+    # --- what is there -----------------------------------------------------------------------------------------------
+
+    def _processes(self, attempt_id: str) -> list[Process]:
+        return processes.find(PORTAFILTER_GATEWAY=attempt_id, PORTAFILTER_INSTALLATION=self._installation)
+
+    def _reap(self, attempt_id: str) -> int:
+        """Takes the exit code of a child of ours that has ended, or it stays a zombie; 0 for all others."""
+        child = self._children.get(attempt_id)
+        if child is None or child.poll() is None:
+            return 0
+        self._children.pop(attempt_id, None)
+        return child.returncode
+
+    def _last_words(self, attempt_id: str) -> str:
+        try:
+            lines = (self._folder / attempt_id / "guacd.log").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        return f"Its last words: {lines[-1][:200]}" if lines else ""
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        """One at a time in the installation: nobody starts what another worker is just starting or clearing."""
+        self._folder.mkdir(mode=0o711, exist_ok=True)
+        self._refuse_foreign_folder()
+        with self._lock, open(self._folder / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _refuse_foreign_folder(self) -> None:
+        found = self._folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise GatewayError(
+                f"{self._folder} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.",
+                permanent=True,
+            )
+
+    def _make_home(self, attempt_id: str) -> Path:
+        home = self._folder / attempt_id
+        home.mkdir(mode=0o700, exist_ok=True)
+        if self._account is not None:
+            os.chown(home, self._account.pw_uid, self._account.pw_gid)
+        return home
+
+    def _remove_folder(self, attempt_id: str) -> None:
+        shutil.rmtree(self._folder / attempt_id, ignore_errors=True)
+        if (self._folder / attempt_id).exists():
+            raise GatewayError(f"{self._folder / attempt_id} could not be removed.")
+
+
+def _leader(found: list[Process]) -> Process | None:
+    """The guacd that accepts connections. Its children keep its environment and session, so only one can lead that."""
+    return next((process for process in found if process.pid == process.session), None)
+
+
+def _port_of(leader: Process) -> int:
+    return int(leader.environment["PORTAFILTER_PORT"])
+
+
+def _free_port() -> int:
+    """A port that is free now; whoever takes it before guacd does costs another try."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+def _unprivileged_account() -> pwd.struct_passwd | None:
+    """Who runs guacd; None when we are nobody special ourselves. Raises GatewayError if root finds nobody."""
+    if os.getuid() != 0:
+        return None
+    for name in _USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise GatewayError(f"We are root and found none of the users {', '.join(_USERS)} to run guacd as.", permanent=True)
+
+
+def _check_attempt_id(attempt_id: str) -> None:
+    if not _ATTEMPT_ID.fullmatch(attempt_id):
+        raise GatewayError(
+            f"Found {attempt_id!r}, expected an attempt id of letters, digits and dashes.", permanent=True
+        )

@@ -1,0 +1,103 @@
+"""A driver of each kind, with real guacd behind it, and a way to kill what is behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from sessions.gateways import probe
+from sessions.gateways.base import GatewayDriver, GatewayRequest, GatewayStatus
+from sessions.gateways.fixed import FixedGateways
+from sessions.gateways.local import LocalGateways
+
+GUACD = "/usr/sbin/guacd"
+
+
+def new_request() -> GatewayRequest:
+    return GatewayRequest(str(uuid.uuid4()), str(uuid.uuid4()), "127.64.0.1", 3389)
+
+
+def until(told: Callable[[], object], *, timeout_s: float = 5, what: str = "") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not told():
+        assert time.monotonic() < deadline, f"Not within {timeout_s} s: {what or told}"
+        time.sleep(0.01)
+
+
+@dataclass
+class Case:
+    """A driver under contract."""
+
+    driver: GatewayDriver
+    kill: Callable[[GatewayStatus], None]  # kills the guacd behind a gateway, as a crash would
+    owns_processes: bool
+
+
+@pytest.fixture
+def local(settings: Settings, tmp_path: Path) -> Iterator[LocalGateways]:
+    settings.INSTALLATION = f"test-{uuid.uuid4()}"
+    driver = LocalGateways()
+    yield driver
+    for attempt_id in driver.running():
+        driver.stop(attempt_id, {})
+    (driver._folder / ".lock").unlink(missing_ok=True)
+    if driver._folder.exists():
+        driver._folder.rmdir()
+
+
+@pytest.fixture
+def guacd_host() -> Iterator[subprocess.Popen[bytes]]:
+    """A guacd that somebody else runs; its port is in `args[5]`."""
+    port = _free_port()
+    process = subprocess.Popen(
+        [GUACD, "-f", "-b", "127.0.0.1", "-l", str(port), "-L", "error"], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: _answers(port), what="guacd of one's own answers")
+    yield process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=["local", "fixed"])
+def case(request: pytest.FixtureRequest, settings: Settings) -> Case:
+    if request.param == "local":
+
+        def kill_process(status: GatewayStatus) -> None:
+            os.kill(int(status.handle["pid"]), signal.SIGKILL)
+
+        return Case(request.getfixturevalue("local"), kill_process, True)
+    process = request.getfixturevalue("guacd_host")
+    settings.GATEWAY_FIXED_HOSTS = [f"127.0.0.1:{process.args[5]}"]
+
+    def kill_host(status: GatewayStatus) -> None:
+        process.kill()
+        process.wait()
+
+    return Case(FixedGateways(), kill_host, False)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    try:
+        probe.answers("127.0.0.1", port, timeout_s=1)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""What every gateway driver promises, tried with a real guacd."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+
+import pytest
+
+from sessions.gateways.base import GatewayStatus
+from tests.sessions.gateways.conftest import Case, new_request, until
+
+pytestmark = pytest.mark.real
+
+
+def _arguments_offered(status: GatewayStatus) -> str:
+    """What guacd at a gateway answers to `select,rdp`."""
+    with socket.create_connection((status.host, status.port), timeout=5) as sock:
+        sock.sendall(b"6.select,3.rdp;")
+        text = ""
+        while ";" not in text:
+            data = sock.recv(65536)
+            assert data, "guacd hung up"
+            text += data.decode()
+        return text
+
+
+def test_started_gateway_speaks_guacamole(case: Case) -> None:
+    status = case.driver.start(new_request())
+    assert status.state == "ready"
+    assert _arguments_offered(status).startswith("4.args,13.VERSION_1_")
+
+
+def test_starting_again_finds_the_same_gateway(case: Case) -> None:
+    request = new_request()
+    first = case.driver.start(request)
+    assert case.driver.start(request) == first
+
+
+def test_running_gateway_is_described_as_ready(case: Case) -> None:
+    request = new_request()
+    started = case.driver.start(request)
+    assert case.driver.describe(request.attempt_id, started.handle) == started
+
+
+def test_another_process_finds_it_by_its_handle(case: Case) -> None:
+    request = new_request()
+    started = case.driver.start(request)
+    other = type(case.driver)()
+    assert other.describe(request.attempt_id, started.handle) == started
+    assert other.start(request) == started
+    other.stop(request.attempt_id, started.handle)
+
+
+def test_what_never_ran_is_stopped(case: Case) -> None:
+    attempt_id = str(uuid.uuid4())
+    assert case.driver.describe(attempt_id, {}).state == "stopped"
+    case.driver.stop(attempt_id, {})
+
+
+def test_dead_guacd_is_told_from_a_living_one_within_two_seconds(case: Case) -> None:
+    request = new_request()
+    started = case.driver.start(request)
+    case.kill(started)
+    until(
+        lambda: case.driver.describe(request.attempt_id, started.handle).state == "stopped",
+        timeout_s=2, what="the driver sees that guacd is gone",
+    )  # fmt: skip
+
+
+def test_stopping_twice_is_fine_and_leaves_nothing(case: Case) -> None:
+    request = new_request()
+    started = case.driver.start(request)
+    case.driver.stop(request.attempt_id, started.handle)
+    case.driver.stop(request.attempt_id, started.handle)
+    assert request.attempt_id not in case.driver.running()
+
+
+def test_sweep_sees_what_runs(case: Case) -> None:
+    requests = [new_request(), new_request()]
+    for request in requests:
+        case.driver.start(request)
+    expected = sorted(request.attempt_id for request in requests) if case.owns_processes else []
+    assert case.driver.running() == expected

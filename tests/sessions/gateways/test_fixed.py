@@ -1,0 +1,70 @@
+"""guacd hosts one runs: those that do not answer are passed over, sessions spread, and errors say what was found."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from sessions.gateways.base import GatewayError
+from sessions.gateways.fixed import FixedGateways
+from tests.fakes.guacd import FakeGuacd, Fault
+from tests.sessions.gateways.conftest import new_request
+
+
+def _driver(settings: Settings, *guacds: FakeGuacd) -> FixedGateways:
+    settings.GATEWAY_FIXED_HOSTS = [f"127.0.0.1:{guacd.port}" for guacd in guacds]
+    return FixedGateways()
+
+
+def test_sessions_spread_over_hosts(settings: Settings) -> None:
+    with FakeGuacd() as one, FakeGuacd() as two:
+        driver = _driver(settings, one, two)
+        chosen = collections.Counter(driver.start(new_request()).port for _ in range(40))
+    # 40 fair coins: fewer than 5 of either has a chance below one in a million.
+    assert set(chosen) == {one.port, two.port}
+    assert min(chosen.values()) >= 5
+
+
+def test_dead_nonsensical_and_silent_hosts_are_passed_over(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessions.gateways.fixed._PROBE_TIMEOUT_S", 0.2)
+    with FakeGuacd() as good, FakeGuacd() as dead, FakeGuacd(fault=Fault.NONSENSE) as web, FakeGuacd() as frozen:
+        driver = _driver(settings, dead, web, frozen, good)
+        dead.kill()
+        frozen.freeze()
+        for _ in range(10):
+            assert driver.start(new_request()).port == good.port
+
+
+def test_host_that_hangs_is_not_called_gone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessions.gateways.fixed._PROBE_TIMEOUT_S", 0.2)
+    with FakeGuacd() as guacd:
+        driver = _driver(settings, guacd)
+        request = new_request()
+        status = driver.start(request)
+        guacd.freeze()
+        with pytest.raises(GatewayError, match="does not answer"):
+            driver.describe(request.attempt_id, status.handle)
+        guacd.thaw()
+        assert driver.describe(request.attempt_id, status.handle).state == "ready"
+
+
+@pytest.mark.parametrize("hosts", [[], ["guacd.example"], ["guacd.example:x"], [":4822"], ["guacd.example:70000"]])
+def test_hosts_that_cannot_be_understood_are_named(settings: Settings, hosts: list[str]) -> None:
+    settings.GATEWAY_FIXED_HOSTS = hosts
+    with pytest.raises(GatewayError, match=r"GATEWAY_FIXED_HOSTS.* expected host:port") as caught:
+        FixedGateways()
+    assert caught.value.permanent
+
+
+def test_no_answer_anywhere_names_every_host_and_may_be_tried_again(settings: Settings) -> None:
+    with FakeGuacd() as one, FakeGuacd() as two:
+        driver = _driver(settings, one, two)
+        one.kill()
+        two.kill()
+        with pytest.raises(GatewayError, match="None of 2 guacd hosts answers") as caught:
+            driver.start(new_request())
+    assert str(one.port) in str(caught.value)
+    assert str(two.port) in str(caught.value)
+    assert not caught.value.permanent
