@@ -1,0 +1,148 @@
+"""The agent's commands: `python3 -m agent --config FILE press | cancel | status | heartbeat | run`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from agent import __version__
+from agent.api import ApiError, Client, Stopped
+from agent.config import AgentConfig, ConfigError
+from agent.heartbeat import Heartbeat
+from agent.rdp import CommandHook, RdpError
+from agent.rescue import Notice, Rescue
+from agent.store import Problem, RescueStore
+
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+_EXIT_STOPPED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        config = AgentConfig.load(options.config)
+        return _COMMANDS[options.command](config, options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return _EXIT_USAGE
+    except (ApiError, RdpError, OSError) as error:
+        print(error, file=sys.stderr)
+        return _EXIT_FAILED
+    except (KeyboardInterrupt, Stopped):
+        print(
+            "Stopped. A rescue that was open goes on at the next `press` or `run`; `cancel` ends it.", file=sys.stderr
+        )
+        return _EXIT_STOPPED
+
+
+def _press(config: AgentConfig, options: argparse.Namespace) -> int:
+    rescue = _rescue(config, Client(config))
+    ending = rescue.press(Problem(code=options.code, text=options.text))
+    return _EXIT_FAILED if ending.state == "failed" else 0
+
+
+def _cancel(config: AgentConfig, options: argparse.Namespace) -> int:
+    was_open = _rescue(config, Client(config)).cancel()
+    print("The request is withdrawn." if was_open else "There is no open request on this machine.")
+    return 0
+
+
+def _status(config: AgentConfig, options: argparse.Namespace) -> int:
+    record = RescueStore(config.state_dir).read()
+    if record is None:
+        print("No rescue is open on this machine.")
+    elif not record.request_id:
+        print("Help was pressed; support has not answered yet.")
+    else:
+        request = Client(config).read(record.request_id)
+        print(f"{request.state}: {request.message}")
+    return 0
+
+
+def _heartbeat(config: AgentConfig, options: argparse.Namespace) -> int:
+    api = Client(config)
+    Heartbeat(config, api=api, rescue=_rescue(config, api)).beat()
+    print("Support answered.")
+    return 0
+
+
+def _run(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Beats, and takes up what an earlier run left, until it is interrupted."""
+    api = Client(config)
+    rescue = _rescue(config, api)
+    stop = threading.Event()
+    recovery = threading.Thread(target=_recover, args=(rescue,), name="recovery")
+    recovery.start()
+    try:
+        # In this thread, so that a signal ends the wait; the events are then set outside of the signal handler.
+        Heartbeat(config, api=api, rescue=rescue).beat_until(stop)
+    finally:
+        stop.set()
+        rescue.stop()
+        recovery.join()
+    return 0
+
+
+def _recover(rescue: Rescue) -> None:
+    log = logging.getLogger("agent")
+    try:
+        rescue.recover()
+    except Stopped:
+        log.info("stop: recovery interrupted")
+    except (RdpError, OSError) as error:
+        log.error("start: %s", error)
+
+
+_COMMANDS = {"press": _press, "cancel": _cancel, "status": _status, "heartbeat": _heartbeat, "run": _run}
+
+
+def _rescue(config: AgentConfig, api: Client) -> Rescue:
+    if not config.open_command:
+        raise ConfigError("[rdp] open_command is missing: the agent must know how to let support in, and out again.")
+    hook = CommandHook(
+        config.open_command, config.close_command, port=config.rdp_port, timeout_s=config.command_timeout_s
+    )
+    return Rescue(config, api=api, hook=hook, display=_print_notice, store=RescueStore(config.state_dir))
+
+
+def _print_notice(notice: Notice) -> None:
+    operator = f" ({notice.operator_name})" if notice.operator_name else ""
+    print(f"{notice.state}{operator}: {notice.message}", flush=True)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    # An exception, not an Event: setting an event in a handler may wait for a lock that this very thread holds.
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 -m agent", description="Asks for help from this coffee machine.")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agent's settings (INI)")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    press = commands.add_parser("press", help="ask for help, and follow the rescue to its end")
+    press.add_argument("--code", default="", help="the fault's code, such as E17")
+    press.add_argument("--text", default="", help="what is wrong, in words")
+    commands.add_parser("cancel", help="help is no longer needed")
+    commands.add_parser("status", help="how the rescue stands")
+    commands.add_parser("heartbeat", help="say once that this machine lives")
+    commands.add_parser("run", help="send heartbeats, take up what an earlier run left, until interrupted")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,389 @@
+"""One press of the help button, from opening the desktop to the moment when nothing is open any more.
+
+Theory of operation:
+
+1. A record with the one-off user, password and Idempotency-Key is on disk before anything is opened.
+2. RDP is opened for that user; then the server is asked, again and again with the same key, until it answers.
+3. The request is followed by long polls; what the person at the machine should read goes to `display`.
+4. `closing` or `closed`, a cancel, a refusal, an error, a shutdown: RDP is shut first, then the record is erased.
+   When shutting fails, the record stays, and the next start tries again.
+
+A restarted agent finds the record: it shuts what was left open, asks whether the rescue still goes on, and if so lets
+the same user in again. While one process drives a rescue (it holds the lock), a second press only follows that one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.api import Answer, ApiError, Backoff, Client, Stopped, SupportRequest, keep_trying
+from agent.config import AgentConfig
+from agent.credentials import one_off_credentials
+from agent.rdp import RdpError, RdpHook, rdp_login_details
+from agent.store import Problem, Record, RescueStore
+
+log = logging.getLogger("agent.rescue")
+
+ASK_FOR_S = 900.0  # a person waits at the machine: after this long without any answer we say so and stop
+OFFLINE_SHUT_S = 900.0  # without any answer for this long, RDP is shut until the server is heard again
+_CANCEL_FOR_S = 60.0
+_LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What the person at the machine should now know.
+
+    `state` is the server's, or one of ours: preparing, asking, offline (still trying), failed, cancelled (both final).
+    """
+
+    state: str
+    message: str
+    operator_name: str = ""
+    request_id: str = ""
+    end_reason: str = ""
+
+
+class Rescue:
+    """Drives this machine's rescues, one at a time. `press` blocks; `cancel` and `stop` come from other threads."""
+
+    def __init__(
+        self, config: AgentConfig, *, api: Client, hook: RdpHook, display: Callable[[Notice], None], store: RescueStore
+    ) -> None:
+        self._config = config
+        self._api = api
+        self._hook = hook
+        self._display = display
+        self._store = store
+        self._wake = threading.Event()  # ends every pause; the two flags below say why
+        self._stopping = False
+        self._cancelling = False
+        self._presses = 0
+        self._shown: Notice | None = None
+        self._is_open = False
+
+    def press(self, problem: Problem) -> Notice:
+        """Asks for help and returns when the rescue is over, with the last thing said.
+
+        A rescue that is open already is followed or taken up instead. Raises Stopped when the agent is being shut down
+        (RDP is then shut, the record kept for the next start), and RdpError when RDP could not be shut again.
+        """
+        self._presses += 1
+        press = self._presses
+        with self._store.lock() as is_mine:
+            if not is_mine:
+                return self._follow_other()
+            self._cancelling = False
+            if not self._stopping:
+                self._wake.clear()
+            record = self._store.read()
+            if record is not None:
+                log.info("press: taking up request %s of an earlier press", record.request_id or "(not yet answered)")
+                ending = self._take_up(record)
+            else:
+                record = self._new_record(problem)
+                log.info("press: code=%s user=%s key=%s", problem.code or "-", record.username, record.key)
+                ending = self._drive(record, is_new=True)
+        return self._last_word(ending, press)
+
+    def recover(self) -> Notice | None:
+        """Cleans up after an earlier run and takes its rescue up if it still goes on; None when there was none."""
+        with self._store.lock() as is_mine:
+            record = self._store.read() if is_mine else None
+            if record is None:
+                return None
+            log.info("start: an earlier run left request %s behind", record.request_id or "(not yet answered)")
+            press = self._presses
+            ending = self._take_up(record)
+        return self._last_word(ending, press)
+
+    def cancel(self) -> bool:
+        """The person no longer needs help; False when there was nothing to cancel.
+
+        RDP is shut by whoever drives the rescue, at the latest when the server can be told, and in any case when it is
+        out of reach. Raises ApiError when the server refuses.
+        """
+        record = self._store.read()
+        if record is None:
+            return False
+        log.info("cancel: request %s", record.request_id or "(not yet answered)")
+        self._store.want_cancel()
+        self._cancelling = True
+        self._wake.set()
+        with self._store.lock() as is_mine:
+            if is_mine:  # nobody drives it: its process is dead
+                self._shut(record)
+                self._tell_cancelled(record)
+                self._store.erase()
+                return True
+        if record.request_id:
+            try:
+                self._api.cancel(record.request_id)
+            except ApiError as error:
+                if not error.retryable:
+                    raise
+                log.warning("cancel: %s; the driver of the rescue goes on trying", error)
+        return True
+
+    def stop(self) -> None:
+        """The agent is being shut down: a running press shuts RDP and raises Stopped."""
+        self._stopping = True
+        self._wake.set()
+
+    def drop_orphan(self, request: SupportRequest | None) -> None:
+        """Cancels a request that the server holds open but of which no record is left: its login exists no more.
+
+        `request` is a heartbeat's answer. Raises ApiError.
+        """
+        if request is None or request.is_over:
+            return
+        with self._store.lock() as is_mine:
+            if is_mine and self._store.read() is None:
+                log.warning("heartbeat: request %s is open, but its login is gone here: cancelling it", request.id)
+                self._api.cancel(request.id)
+
+    # One rescue, driven by the holder of the lock
+
+    def _new_record(self, problem: Problem) -> Record:
+        self._store.erase()  # what an unreadable record left
+        credentials = one_off_credentials()
+        record = Record(
+            key=uuid.uuid4().hex,
+            username=credentials.username,
+            password=credentials.password,
+            code=problem.code,
+            text=problem.text,
+            pressed_at=time.time(),
+            port=self._config.rdp_port,
+        )
+        self._store.write(record)
+        return record
+
+    def _drive(self, record: Record, *, is_new: bool) -> Notice:
+        """From a record on disk to the end; RDP is shut on every way out."""
+        is_over = must_tell = False
+        try:
+            ending = self._serve(record, is_new=is_new)
+            is_over = True
+        except (ApiError, RdpError) as error:
+            log.error("rescue: %s", error)
+            ending = self._failed(error)
+            is_over, must_tell = True, isinstance(error, RdpError)
+        except Stopped:
+            if not self._cancelling or self._stopping:
+                log.info("stop: the rescue is kept for the next start")
+                raise
+            ending = Notice("cancelled", "Your request was withdrawn. Nobody can see this screen.")
+            is_over = must_tell = True
+        finally:
+            # Also for a KeyboardInterrupt: first the door, then the memory of it.
+            current = self._store.read() or record
+            self._shut(current)
+            if must_tell:
+                self._tell_cancelled(current)
+            if is_over:
+                self._store.erase()
+        self._show(ending)
+        log.info("over: %s", ending.end_reason or ending.state)
+        return ending
+
+    def _serve(self, record: Record, *, is_new: bool) -> Notice:
+        self._show(Notice("preparing", "One moment: this screen is being made ready for support."))
+        if record.request_id:
+            request = self._read(record.request_id, wait_s=0)
+            if not request.is_over:
+                self._open(record)
+        else:
+            record = self._open(record)
+            self._show(Notice("asking", "Calling support…"))
+            record, request = self._ask(record, is_new=is_new)
+            record = self._store.change(record, request_id=request.id)
+        log.info("asked: request %s is %s", request.id, request.state)
+        return self._follow(record, request)
+
+    def _open(self, record: Record) -> Record:
+        port = self._hook.open(record.credentials)
+        self._is_open = True
+        log.info("open: RDP for %s on port %d", record.username, port)
+        if record.request_id and record.port not in (0, port):
+            raise RdpError(f"RDP is open on port {port}, but support was told {record.port}")
+        return record if record.port == port else self._store.change(record, port=port)
+
+    def _ask(self, record: Record, *, is_new: bool) -> tuple[Record, SupportRequest]:
+        """The request for this record's key; another one still open, whose login is lost, is cancelled first."""
+        answer, tries = self._ask_once(record)
+        if answer.is_new or not is_new or tries > 1:
+            return record, answer.request  # 200 after a retry or a restart is our own request
+        log.warning("asked: request %s was open, but its login is gone here: cancelling it", answer.request.id)
+        over = self._api.cancel(answer.request.id)
+        deadline = time.monotonic() + _CANCEL_FOR_S
+        while not over.is_over and time.monotonic() < deadline:
+            over = self._read(over.id, wait_s=2, since=over.version)
+        record = self._store.change(record, key=uuid.uuid4().hex)
+        return record, self._ask_once(record)[0].request
+
+    def _ask_once(self, record: Record) -> tuple[Answer, int]:
+        login = rdp_login_details(port=record.port, domain=self._config.rdp_domain, security=self._config.rdp_security)
+        pauses = Backoff()
+        answer = keep_trying(
+            lambda: self._api.ask(record.key, record.credentials, rdp=login, problem=record.problem.as_json()),
+            stop=self._wake,
+            what="asking for help",
+            give_up_after_s=ASK_FOR_S,
+            on_failure=self._offline,
+            backoff=pauses,
+        )
+        return answer, pauses.tries + 1
+
+    def _follow(self, record: Record, request: SupportRequest) -> Notice:
+        """Shows every change until the server wants the desktop shut."""
+        heard_at = time.monotonic()
+
+        def unanswered(error: ApiError) -> None:
+            self._offline(error)
+            if self._is_open and time.monotonic() - heard_at > OFFLINE_SHUT_S:
+                log.warning("offline for %.0f s: shutting RDP until support answers", OFFLINE_SHUT_S)
+                self._shut(record)
+
+        pauses = Backoff(first_s=1.0)
+        while True:
+            if request.is_over:
+                return _notice(request)  # shown when RDP is shut: what it says is true by then
+            self._show(_notice(request))
+            if not self._is_open:
+                self._open(record)
+            asked_at = time.monotonic()
+            wait_s = self._config.poll_wait_s
+            newer = self._read(request.id, wait_s=wait_s, since=request.version, on_failure=unanswered)
+            heard_at = time.monotonic()
+            if newer != request:
+                pauses = Backoff(first_s=1.0)
+            elif heard_at - asked_at < min(1.0, wait_s) or wait_s == 0:
+                # A server that does not hold the poll must not be called in a tight loop.
+                self._wake.wait(pauses.next_s())
+            request = newer
+
+    def _read(
+        self,
+        request_id: str,
+        *,
+        wait_s: int,
+        since: int | None = None,
+        on_failure: Callable[[ApiError], None] | None = None,
+    ) -> SupportRequest:
+        return keep_trying(
+            lambda: self._api.read(request_id, wait_s=wait_s, since=since),
+            stop=self._wake,
+            what="following the rescue",
+            on_failure=on_failure or self._offline,
+        )
+
+    def _take_up(self, record: Record) -> Notice:
+        """An earlier run's rescue: shut what it left open, then go on with it if it is worth it."""
+        self._shut(record)
+        is_stale = not record.request_id and time.time() - record.pressed_at > ASK_FOR_S
+        if record.is_over or is_stale or self._store.is_cancel_wanted():
+            if self._store.is_cancel_wanted():
+                self._tell_cancelled(record)
+            self._store.erase()
+            ending = Notice("cancelled", "The earlier request for help is closed.", request_id=record.request_id)
+            self._show(ending)
+            return ending
+        return self._drive(record, is_new=False)
+
+    def _shut(self, record: Record) -> None:
+        try:
+            self._hook.close(record.username)
+        except RdpError as error:
+            log.error("close: %s; the next start tries again", error)
+            self._store.change(record, is_over=True)
+            raise
+        if self._is_open:
+            log.info("close: RDP is shut, user %s is gone", record.username)
+        self._is_open = False
+
+    def _tell_cancelled(self, record: Record) -> None:
+        if not record.request_id:
+            return  # if the server did get it, the next heartbeat's answer shows it, and drop_orphan() ends it
+        try:
+            keep_trying(
+                lambda: self._api.cancel(record.request_id),
+                stop=threading.Event(),
+                what="cancelling",
+                give_up_after_s=_CANCEL_FOR_S,
+            )
+        except ApiError as error:
+            log.warning("cancel: %s", error)
+
+    # What the person reads
+
+    def _follow_other(self) -> Notice:
+        """A second press: another process or thread drives the rescue, this one only shows how it goes."""
+        request: SupportRequest | None = None
+        while True:
+            record = self._store.read()
+            request_id = request.id if request else record.request_id if record else ""
+            if request_id:
+                wait_s = min(5, self._config.poll_wait_s) if request and record else 0
+                request = self._read(request_id, wait_s=wait_s, since=request.version if request else None)
+                self._show(_notice(request))
+            if (request is not None and request.is_over) or record is None:
+                return _notice(request) if request else Notice("closed", "The rescue is over.")
+            if self._wake.wait(0.3) and self._stopping:
+                raise Stopped("following the rescue")
+
+    def _last_word(self, ending: Notice, press: int) -> Notice:
+        """Waits a little for `closed`, whose sentence says that all is down; nothing depends on it."""
+        if ending.state != "closing" or self._stopping:
+            return ending
+        deadline = time.monotonic() + _LAST_WORD_S
+        request = None
+        while time.monotonic() < deadline and not self._wake.is_set() and self._presses == press:
+            try:
+                request = self._api.read(ending.request_id, wait_s=2, since=request.version if request else None)
+            except ApiError as error:
+                log.info("last word: %s", error)
+                break
+            if request.state == "closed":
+                if self._presses == press:
+                    self._show(_notice(request))
+                return _notice(request)
+            self._wake.wait(0.2)
+        return ending
+
+    def _offline(self, error: ApiError) -> None:
+        if self._store.is_cancel_wanted():
+            self._cancelling = True
+            self._wake.set()
+        shown = self._shown
+        self._show(
+            Notice(
+                "offline",
+                "The line to support is down just now. We keep trying; there is nothing you need to do.",
+                request_id=shown.request_id if shown else "",
+            )
+        )
+
+    def _failed(self, error: Exception) -> Notice:
+        if isinstance(error, RdpError):
+            return Notice(
+                "failed", "This screen could not be made ready for support. Please call the number on the machine."
+            )
+        if isinstance(error, ApiError) and error.retryable:
+            return Notice("failed", "Support could not be reached. Please try again in a few minutes.")
+        return Notice("failed", "Support could not take the request. Please call the number on the machine.")
+
+    def _show(self, notice: Notice) -> None:
+        if notice != self._shown:
+            self._shown = notice
+            log.info("show: %s: %s", notice.state, notice.message)
+            self._display(notice)
+
+
+def _notice(request: SupportRequest) -> Notice:
+    return Notice(request.state, request.message, request.operator_name, request.id, request.end_reason)
