@@ -1,0 +1,60 @@
+# Portafilter: `make run` starts it with a demo fleet, `make test` proves it. Both work on a bare Debian 12.
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest -q
+# One process a core, two at most: the tests with real desktops need the processor too.
+PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadgroup
+
+# Where the settings and secrets of this folder's installation are, unless the environment names another file.
+SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
+
+.PHONY: help run setup-run setup-test test lint test-unit test-postgres test-e2e build requirements clean
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help: ## Lists the targets.
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
+
+run: setup-run ## Installs what is missing and starts the portal with a fleet of simulated machines.
+	@$(SECRETS) $(PYTHON) manage.py migrate --no-input --verbosity 0
+	@$(SECRETS) exec $(PYTHON) manage.py demo
+
+test: setup-test lint test-unit test-postgres test-e2e ## Installs what is missing and runs all of the tests.
+
+lint: setup-test ## Style, types and known weaknesses.
+	@echo "— style and types"
+	@$(PYTHON) -m ruff check --quiet .
+	@$(PYTHON) -m ruff format --check --quiet .
+	@$(PYTHON) -m mypy --no-fast-exit --no-error-summary
+	@$(PYTHON) -m bandit --quiet --recursive --severity-level medium --configfile pyproject.toml agent machines notifications portal sessions
+
+test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
+	@echo "— tests, on SQLite"
+	@$(PYTEST) $(PARALLEL) --ignore tests/e2e
+
+test-postgres: setup-test ## Those that use the database once more, on a PostgreSQL of their own.
+	@echo "— tests, on PostgreSQL"
+	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) --ignore tests/e2e --ignore tests/agent --ignore tests/sessions/guacamole
+
+test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
+	@echo "— tests, end to end"
+	@$(PYTEST) tests/e2e
+
+build: setup-test ## The front end, from static/ into static/dist.
+
+setup-run:
+	@./setup run
+
+setup-test:
+	@./setup test
+
+requirements: setup-test ## Writes the hashed requirements*.txt from requirements*.in.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@for list in requirements requirements-dev requirements-node; do \
+		UV_NO_CONFIG=1 UV_FIND_LINKS= PIP_FIND_LINKS= $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 \
+			--generate-hashes --no-emit-index-url --no-header $$list.in -o $$list.txt || exit 1; \
+	done
+
+clean: ## Removes what was made, but for var/, which holds the demo's data and secrets.
+	rm -rf .venv node_modules static/dist static/dist.new-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find agent machines notifications portal sessions tests -name __pycache__ -type d -prune -exec rm -rf {} +
