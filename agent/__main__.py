@@ -84,15 +84,22 @@ def _run(config: AgentConfig, options: argparse.Namespace) -> int:
     api = Client(config)
     rescue = _rescue(config, api)
     stop = threading.Event()
-    recovery = threading.Thread(target=_recover, args=(rescue,), name="recovery")
-    recovery.start()
+    heartbeat = Heartbeat(config, api=api, rescue=rescue)
+    threads = [
+        threading.Thread(target=_recover, args=(rescue,), name="recovery"),
+        threading.Thread(target=heartbeat.beat_until, args=(stop,), name="heartbeat"),
+    ]
+    for thread in threads:
+        thread.start()
     try:
-        # In this thread, so that a signal ends the wait; the events are then set outside of the signal handler.
-        Heartbeat(config, api=api, rescue=rescue).beat_until(stop)
+        # Short waits: a signal that the kernel gives to another thread is seen by this one only between them.
+        while not stop.wait(0.5):
+            pass
     finally:
         stop.set()
         rescue.stop()
-        recovery.join()
+        for thread in threads:
+            thread.join()
     return 0
 
 
