@@ -25,7 +25,7 @@ lint: setup-test ## Style, types and known weaknesses.
 	@echo "— style and types"
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m ruff format --check --quiet .
-	@$(PYTHON) -m mypy --no-fast-exit --no-error-summary
+	@$(PYTHON) -m mypy --no-error-summary
 	@$(PYTHON) -m bandit --quiet --recursive --severity-level medium --configfile pyproject.toml agent machines notifications portal sessions
 
 test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.

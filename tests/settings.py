@@ -12,6 +12,7 @@ import atexit
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -36,8 +37,11 @@ _SETTINGS_OF_AN_INSTALLATION = (
 
 def _begin_run() -> None:
     """Makes the run's folder and secrets; its processes (xdist's workers, started programs) inherit them."""
-    folder = Path(tempfile.mkdtemp(prefix="portafilter-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = Path(tempfile.gettempdir()) / f"portafilter-tests-{secrets.token_hex(8)}"
+    # The type checker loads these settings, too, and leaves without cleaning up: only a run of tests gets the folder.
+    if "pytest" in sys.modules:
+        folder.mkdir(mode=0o700)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in _SETTINGS_OF_AN_INSTALLATION:
         os.environ.pop(name, None)
     os.environ["PORTAFILTER_TEST_RUN"] = str(folder)
@@ -47,7 +51,7 @@ def _begin_run() -> None:
     os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or f"sqlite:///{folder / 'portafilter.sqlite3'}"
 
 
-if not Path(os.environ.get("PORTAFILTER_TEST_RUN") or "/nowhere").is_dir():
+if not os.environ.get("PORTAFILTER_TEST_RUN"):
     _begin_run()
 
 from portal.settings import *  # noqa: E402, F403
