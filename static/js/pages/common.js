@@ -1,0 +1,17 @@
+// What every page has: the account's menu, times in words.
+
+import { keepTimes } from "../times.js";
+
+const menu = document.querySelector("details.who");
+
+if (menu) {
+  const shut = () => menu.removeAttribute("open");
+  document.addEventListener("click", (event) => !menu.contains(event.target) && shut());
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    shut();
+    menu.querySelector("summary").focus();
+  });
+}
+
+keepTimes();

@@ -1,0 +1,73 @@
+// One machine: its banner follows the rescue that is open, or not, while one looks.
+
+import "./common.js";
+import { Problem, get } from "../api.js";
+import { isEnding } from "../cards.js";
+import { announce, el, icon, pageState } from "../dom.js";
+import { Live } from "../live.js";
+import { everySecond, secondsSince, serverTime, stopwatch } from "../times.js";
+import { problemText } from "../words.js";
+
+const first = pageState("machine-state");
+const banner = document.querySelector("[data-open-rescue]");
+let open = first.open_session;
+let waited = null;
+
+function draw() {
+  if (!open) {
+    banner.replaceChildren();
+    return;
+  }
+  waited = el("span", { class: "figures" });
+  banner.replaceChildren(
+    el(
+      "div",
+      { class: "note warm" },
+      icon("alert"),
+      el(
+        "div",
+        {},
+        el("p", {}, el("strong", { text: problemText(open.problem) }), " · ", open.state_label, " · ", waited),
+        el("p", { class: "small", text: open.operator ? `${open.operator.name} has it.` : "Nobody has claimed it yet." }),
+        el("div", { class: "buttons" }, el("a", { class: "button strong", href: `/sessions/${open.id}/` }, "Open the rescue")),
+      ),
+    ),
+  );
+  tick();
+}
+
+function tick() {
+  if (open && waited) waited.textContent = stopwatch(secondsSince(open.requested_at));
+}
+
+function take(card) {
+  if (card.machine.id !== first.id) return;
+  if (open && open.id === card.id && card.version < open.version) return;
+  const before = open?.id;
+  open = isEnding(card) ? null : card;
+  if (open && before !== open.id) announce(`Help was pressed here: ${problemText(open.problem)}.`);
+  draw();
+}
+
+function snapshot(cards) {
+  open = cards.find((card) => card.machine.id === first.id && !isEnding(card)) ?? null;
+  draw();
+}
+
+serverTime(first.server_time);
+draw();
+everySecond(tick);
+new Live({
+  onSnapshot: snapshot,
+  onSession: take,
+  onStatus: () => {},
+  poll: async () => {
+    try {
+      const machine = await get(`/api/v1/machines/${first.id}/`);
+      snapshot(machine.open_session ? [machine.open_session] : []);
+    } catch (error) {
+      if (error instanceof Problem && error.status === 404) return; // it left the fleet: the page stays as a record
+      throw error;
+    }
+  },
+}).start();
