@@ -1,0 +1,33 @@
+"""The public face's addresses: pages, sign-in, admin, REST. The machines' face has its own (machine_urls.py)."""
+
+from __future__ import annotations
+
+from allauth.account.decorators import secure_admin_login
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+from portal import views
+
+admin.site.site_header = admin.site.site_title = "Portafilter"
+admin.site.index_title = "Fleets, people, rescues"
+admin.site.site_url = "/"
+# One login for everybody, with its second factors: the admin's own form knows none.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+
+handler400 = views.bad_request
+handler403 = views.forbidden
+handler404 = views.not_found
+handler500 = views.server_error
+
+urlpatterns = [
+    path("", views.queue, name="queue"),
+    path("sessions/<uuid:session_id>/", views.rescue, name="rescue"),
+    path("machines/", views.machines, name="machines"),
+    path("machines/<int:machine_id>/", views.machine, name="machine"),
+    path("accounts/", views.account, name="account"),
+    path("accounts/", include("allauth.urls")),
+    path("admin/", admin.site.urls),
+    path("api/v1/", include("portal.api.urls")),
+    path("favicon.ico", RedirectView.as_view(url="/static/img/mark.svg", permanent=False)),
+]

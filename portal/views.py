@@ -1,0 +1,133 @@
+"""The operators' pages: each renders its template and the first state as JSON; its module takes it from there."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from machines import selectors as fleet_selectors
+from machines.models import Machine, User
+from sessions import selectors
+from sessions.models import SupportSession
+
+MACHINES_A_PAGE = 50
+RESCUES_A_PAGE = 20
+
+
+@login_required
+@require_safe
+def queue(request: HttpRequest) -> HttpResponse:
+    """Who waits, and who has whom."""
+    user = _person(request)
+    operator = fleet_selectors.operator_of(user)
+    if operator is None:
+        return render(request, "portal/no_operator.html", status=403)
+    state = _state(
+        user, sessions=[selectors.card(session, viewer=user) for session in selectors.open_sessions_for(user)]
+    )
+    return render(request, "portal/queue.html", {"state": state, "fleets": fleet_selectors.fleets_of(user)})
+
+
+@login_required
+@require_safe
+def rescue(request: HttpRequest, session_id: UUID) -> HttpResponse:
+    """One rescue: the machine's desktop while it is open, its record afterwards."""
+    user = _person(request)
+    session = selectors.session_for(user, session_id)
+    if session is None:
+        raise Http404("No such rescue in your fleets.")
+    return render(request, "portal/rescue.html", {"state": _state(user, session=selectors.card(session, viewer=user))})
+
+
+@login_required
+@require_safe
+def machines(request: HttpRequest) -> HttpResponse:
+    """The machines of one's fleets, searched by words."""
+    user = _person(request)
+    search = request.GET.get("q", "").replace("\x00", "").strip()[:100]
+    page = Paginator(fleet_selectors.machines_for(user, search=search), MACHINES_A_PAGE).get_page(
+        request.GET.get("page")
+    )
+    waiting = {session.machine_id: session for session in selectors.open_sessions_for(user)}
+    rows = [(machine, waiting.get(machine.pk)) for machine in page]
+    return render(request, "portal/machines.html", {"page": page, "rows": rows, "search": search})
+
+
+@login_required
+@require_safe
+def machine(request: HttpRequest, machine_id: int) -> HttpResponse:
+    """One machine: what is known of it, and its rescues."""
+    user = _person(request)
+    found = fleet_selectors.machines_for(user).filter(pk=machine_id).first()
+    if found is None:
+        raise Http404("No such machine in your fleets.")
+    open_session = next(
+        (session for session in selectors.open_sessions_for(user) if session.machine_id == found.pk), None
+    )
+    state = _state(
+        user, id=found.pk, open_session=selectors.card(open_session, viewer=user) if open_session is not None else None
+    )
+    history = Paginator(_ended_rescues(found), RESCUES_A_PAGE).get_page(request.GET.get("page"))
+    return render(request, "portal/machine.html", {"machine": found, "state": state, "history": history})
+
+
+@login_required
+@require_safe
+def account(request: HttpRequest) -> HttpResponse:
+    """The ways one signs in, and out."""
+    user = _person(request)
+    return render(request, "portal/account.html", {"operator": fleet_selectors.operator_of(user)})
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _apology(request, 400)
+
+
+def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _apology(request, 403)
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return _apology(request, 404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Touches neither the database nor the login: either may be what has failed."""
+    return HttpResponse(render_to_string("500.html"), status=500)
+
+
+def _person(request: HttpRequest) -> User:
+    """The signed-in person; login_required has seen to that."""
+    return cast(User, request.user)
+
+
+def _state(user: User, **members: object) -> dict[str, Any]:
+    """What a page's module begins with: the viewer, the server's clock, and the page's own members."""
+    operator = fleet_selectors.operator_of(user)
+    me = {
+        "id": user.pk,
+        "name": user.display_name,
+        "role": operator.role if operator else None,
+        "time_zone": operator.time_zone if operator else "UTC",
+    }
+    return {"me": me, "server_time": timezone.now().isoformat(), **members}
+
+
+def _ended_rescues(machine: Machine) -> Any:
+    return (
+        SupportSession.objects.filter(machine=machine, fleet_id=machine.fleet_id, closing_at__isnull=False)
+        .select_related("operator", "closed_by")
+        .order_by("-requested_at")
+    )
+
+
+def _apology(request: HttpRequest, status: int) -> HttpResponse:
+    return render(request, f"{status}.html", status=status)
