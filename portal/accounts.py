@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from allauth.account.adapter import DefaultAccountAdapter
 from django.http import HttpRequest
 
@@ -11,6 +13,12 @@ class AccountAdapter(DefaultAccountAdapter):
 
     # "You have signed in as …" and its like say nothing that the next page does not.
     _SILENT = frozenset({"account/messages/logged_in.txt", "account/messages/logged_out.txt"})
+
+    error_messages: ClassVar[dict[str, object]] = {
+        **DefaultAccountAdapter.error_messages,
+        "username_password_mismatch": "That name and password do not go together. Check both, and try again.",
+        "email_password_mismatch": "That email and password do not go together. Check both, and try again.",
+    }
 
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Never: a stranger's account would be one row away from a machine's desktop."""

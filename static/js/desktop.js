@@ -55,7 +55,7 @@ export class Desktop {
   leave() {
     this.role = null;
     this.#drop();
-    this.#become("closed", null);
+    if (this.state !== "closed") this.#become("closed", null);
   }
 
   /** Tries at once what was put off, as when the network is back. */
@@ -146,11 +146,11 @@ export class Desktop {
       }
     };
     client.onsync = () => {
-      if (framed || !mine() || !display.getWidth()) return;
-      framed = true;
-      // The sync says that a frame is whole; flush calls back once it is on the canvas.
+      if (framed) return;
+      // The sync says that a frame is whole; flush calls back once it, pictures decoded, is on the canvas.
       display.flush(() => {
-        if (!mine()) return;
+        if (framed || !mine() || !display.getWidth()) return;
+        framed = true;
         this.fit();
         // Until now the last join's last picture stood there.
         for (const old of [...this.screen.children]) if (old !== holder) old.remove();

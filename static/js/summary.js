@@ -28,6 +28,7 @@ export class Summary {
   }
 
   update(card) {
+    this.version = card.version;
     this.top.replaceChildren(
       el("a", { class: "crumb", href: "/" }, icon("back"), "Queue"),
       el(

@@ -174,11 +174,17 @@ function drawHead() {
       (verb) =>
         ({
           claim: () => button("Claim", { kind: "strong", action: "claim", click: claim }),
-          close: () => button("Close rescue", { kind: "strong", action: "close", click: closeRescue }),
-          force: () => button("End rescue", { kind: "danger", action: "force", click: closeRescue }),
+          close: () => withMore(button("Close", { kind: "strong", action: "close", click: closeRescue }), "rescue"),
+          force: () => withMore(button("End", { kind: "danger", action: "force", click: closeRescue }), "rescue"),
         })[verb](),
     ),
   );
+}
+
+/** A word more on the button where there is room for it. */
+function withMore(node, word) {
+  node.append(el("span", { class: "only-wide", text: word }));
+  return node;
 }
 
 function stepNow() {
@@ -294,29 +300,30 @@ function drawTools() {
 }
 
 function drawQuality() {
+  if (summary) return;
   const node = part("quality");
   let quality = "none";
-  let text = "Not connected";
+  let word = "Not connected";
   if (desktop.connected) {
-    const milliseconds = trip === null ? "" : ` · ${Math.round(trip)} ms`;
-    if (!steady) [quality, text] = ["bad", "Unsteady: waiting for data"];
-    else if (trip !== null && trip > 800) [quality, text] = ["bad", `Very slow${milliseconds}`];
-    else if (trip !== null && trip > 250) [quality, text] = ["slow", `Slow${milliseconds}`];
-    else [quality, text] = ["good", `${desktop.role === "watcher" ? "Watching" : "Good"}${milliseconds}`];
-  } else if (desktop.state !== "closed") text = "Joining…";
+    if (!steady) [quality, word] = ["bad", "Unsteady"];
+    else if (trip !== null && trip > 800) [quality, word] = ["bad", "Very slow"];
+    else if (trip !== null && trip > 250) [quality, word] = ["slow", "Slow"];
+    else [quality, word] = ["good", "Good"];
+  } else if (desktop.state !== "closed") word = "Joining";
   node.dataset.quality = quality;
-  setText(node, text);
+  setText(node.firstElementChild, desktop.connected && desktop.role === "watcher" ? `Watching, ${word.toLowerCase()}` : word);
+  setText(node.lastElementChild, desktop.connected && steady && trip !== null ? `${Math.round(trip)} ms` : "");
 }
 
 function drawSummary() {
   if (summary) {
-    summary.update(card);
+    if (summary.version !== card.version) summary.update(card);
     return;
   }
+  summary = new Summary(card); // first of all: leaving the desktop draws again
   desktop.leave();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   if (document.fullscreenElement) document.exitFullscreen();
-  summary = new Summary(card);
   document.body.classList.remove("rescue-body");
   main.className = "";
   main.replaceChildren(summary.node);

@@ -1,0 +1,114 @@
+"""Typed readers of the environment: a wrong value stops the start and says what was found and what was expected.
+
+Values come from the process environment; what is not there is looked up in the file named by
+PORTAFILTER_ENV_FILE (KEY=VALUE lines, `#` comments). An empty value counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+class SettingError(Exception):
+    """A setting is missing or cannot be understood; the text names it, what was found and what was expected."""
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The KEY=VALUE lines of a file; raises SettingError for an unreadable file or a line of another shape."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SettingError(f"PORTAFILTER_ENV_FILE: cannot read {path}: {error.strerror}") from error
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise SettingError(f"{path}, line {number}: expected NAME=VALUE")
+        values[name.strip()] = value.strip()
+    return values
+
+
+class Environment:
+    """Reads settings by name and type from one mapping, so that tests can pass their own."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        if values is None:
+            file_name = os.environ.get("PORTAFILTER_ENV_FILE", "")
+            from_file = read_env_file(Path(file_name)) if file_name else {}
+            values = {**from_file, **{name: value for name, value in os.environ.items() if value}}
+        self._values = values
+
+    def str(self, name: str, default: str | None = None) -> str:
+        """A text; raises SettingError when it is not set and there is no default."""
+        value = self._values.get(name, "")
+        if value:
+            return value
+        if default is None:
+            raise SettingError(f"{name} is not set, and there is no default for it")
+        return default
+
+    def bool(self, name: str, default: bool) -> bool:
+        value = self._values.get(name, "").lower()
+        if not value:
+            return default
+        if value in _TRUE:
+            return True
+        if value in _FALSE:
+            return False
+        raise SettingError(f"{name}: found {value!r}, expected one of true, false, yes, no, on, off, 1, 0")
+
+    def int(self, name: str, default: int, *, minimum: int = 0) -> int:
+        value = self._values.get(name, "")
+        if not value:
+            return default
+        try:
+            number = int(value)
+        except ValueError:
+            raise SettingError(f"{name}: found {value!r}, expected a whole number") from None
+        if number < minimum:
+            raise SettingError(f"{name}: found {number}, expected {minimum} or more")
+        return number
+
+    def list(self, name: str, default: str = "") -> list[str]:
+        """A comma-separated list, blanks around its items removed."""
+        return [item.strip() for item in self._values.get(name, default).split(",") if item.strip()]
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self._values.get(name, "") or default
+        if value not in choices:
+            raise SettingError(f"{name}: found {value!r}, expected one of {', '.join(choices)}")
+        return value
+
+    def secret(self, name: str, default: str | None = None) -> str:
+        """A secret, from NAME or from the file that NAME_FILE names; never shown in an error."""
+        file_name = self._values.get(f"{name}_FILE", "")
+        if file_name:
+            try:
+                return Path(file_name).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise SettingError(f"{name}_FILE: cannot read {file_name}: {error.strerror}") from error
+        value = self._values.get(name, "")
+        if value:
+            return value
+        if default is None:
+            raise SettingError(
+                f"{name} is not set (nor {name}_FILE). `make run` makes all secrets; "
+                "by hand: manage.py make_secrets --file var/portafilter.env, then PORTAFILTER_ENV_FILE=var/portafilter.env"
+            )
+        return default
+
+    def address(self, name: str, default: str) -> tuple[str, int]:
+        """A `host:port`, split."""
+        value = self._values.get(name, "") or default
+        host, colon, port = value.rpartition(":")
+        if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise SettingError(f"{name}: found {value!r}, expected host:port")
+        return host.strip("[]"), int(port)

@@ -1,0 +1,274 @@
+"""Portafilter's one settings file. Every value that differs between places comes from the environment.
+
+docs/settings.md lists each of them; an unknown or malformed value stops the start.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from portal.environment import Environment, SettingError
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+try:
+    env = Environment()
+
+    # --- where and for whom -------------------------------------------------------------------------------------------
+    DEBUG = env.bool("DEBUG", False)
+    # Commands that make the secrets, collect files or print help must run before there are any.
+    _BEFORE_SECRETS = len(sys.argv) > 1 and sys.argv[1] in {"make_secrets", "collectstatic", "help"}
+    SECRET_KEY = env.secret("SECRET_KEY", "x" * 50 if _BEFORE_SECRETS else None)
+    # Fernet keys for one-off credentials, comma separated; the first encrypts, all decrypt (rotation).
+    CREDENTIAL_KEYS = [key for key in env.secret("CREDENTIAL_KEYS", "" if _BEFORE_SECRETS else None).split(",") if key]
+    STATE_DIR = Path(env.str("STATE_DIR", str(BASE_DIR / "var")))
+    # The exact origins (scheme://host[:port]) of the portal; the first is the one shown to people.
+    PUBLIC_ORIGINS = env.list("PUBLIC_ORIGINS", "http://127.0.0.1:8000")
+    PUBLIC_BIND = env.address("PUBLIC_BIND", "127.0.0.1:8000")
+    MACHINE_API_BIND = env.address("MACHINE_API_BIND", "127.0.0.1:8001")
+    REDIS_URL = env.str("REDIS_URL", "")
+    DATABASE_URL = env.str("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
+
+    # --- the choice of drivers: an alias or a dotted path -------------------------------------------------------------
+    GATEWAY = env.str("GATEWAY", "local")
+    GATEWAY_FIXED_HOSTS = env.list("GATEWAY_FIXED_HOSTS")
+    GUACD_PATH = env.str("GUACD_PATH", "/usr/sbin/guacd")
+    # Marks this installation's guacd processes, so that two installations on one machine leave each other's alone.
+    INSTALLATION = env.str("INSTALLATION", str(STATE_DIR))
+    VPN = env.str("VPN", "loopback")
+    VPN_NETWORK = ipaddress.ip_network(env.str("VPN_NETWORK", "127.64.0.0/10"))
+
+    # --- time limits, in seconds --------------------------------------------------------------------------------------
+    # A gateway with the machine's desktop on it must be there within this time.
+    GATEWAY_DEADLINE_S = env.int("GATEWAY_DEADLINE_S", 120, minimum=1)
+    # Somebody must have claimed within this time.
+    ANSWER_DEADLINE_S = env.int("ANSWER_DEADLINE_S", 1800, minimum=1)
+    # A desktop that was there and went away may come back within this time.
+    MACHINE_GONE_S = env.int("MACHINE_GONE_S", 120, minimum=1)
+    # A machine has this long to fetch the news that its rescue is closing.
+    MACHINE_TELL_DEADLINE_S = env.int("MACHINE_TELL_DEADLINE_S", 30, minimum=1)
+    # A claim without anybody at the desktop for this long goes back to the queue.
+    ABANDONED_AFTER_S = env.int("ABANDONED_AFTER_S", 900, minimum=1)
+    TUNNEL_IDLE_S = env.int("TUNNEL_IDLE_S", 1800, minimum=1)
+    TUNNEL_MAX_S = env.int("TUNNEL_MAX_S", 28800, minimum=1)
+    # How often a tunnel asks whether its operator may still be there; T8 wants 5 s at most.
+    TUNNEL_RECHECK_S = env.int("TUNNEL_RECHECK_S", 4, minimum=1)
+    GATEWAY_ATTEMPTS = env.int("GATEWAY_ATTEMPTS", 3, minimum=1)
+    WORKER_THREADS = env.int("WORKER_THREADS", 2, minimum=1)
+    LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
+except (SettingError, ValueError) as error:
+    raise ImproperlyConfigured(str(error)) from error
+
+
+def _database(url: str) -> dict[str, object]:
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": url.removeprefix("sqlite:///"),
+            # DEFERRED lets two writers that have both read fail with "database is locked"; IMMEDIATE makes them queue.
+            # secure_delete overwrites erased credentials in the file.
+            "OPTIONS": {
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 10,
+                "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA secure_delete=ON;",
+            },
+            # A file, not memory: the worker, the keeper and the faces are several threads, tests' too.
+            "TEST": {"NAME": str(STATE_DIR / "test.sqlite3")},
+        }
+    if parts.scheme in {"postgres", "postgresql"}:
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": unquote(parts.path.lstrip("/")),
+            "USER": unquote(parts.username or ""),
+            "PASSWORD": unquote(parts.password or ""),
+            "HOST": unquote(parts.hostname or ""),
+            "PORT": str(parts.port or ""),
+            "CONN_MAX_AGE": 60,
+            "CONN_HEALTH_CHECKS": True,
+        }
+    raise ImproperlyConfigured(f"DATABASE_URL: found scheme {parts.scheme!r}, expected sqlite or postgresql")
+
+
+DATABASES = {"default": _database(DATABASE_URL)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+for _origin in PUBLIC_ORIGINS:
+    _parts = urlsplit(_origin)
+    if _parts.scheme not in {"http", "https"} or not _parts.hostname or _parts.path or _parts.query:
+        raise ImproperlyConfigured(f"PUBLIC_ORIGINS: found {_origin!r}, expected scheme://host or scheme://host:port")
+
+SECURE = all(origin.startswith("https://") for origin in PUBLIC_ORIGINS)
+ALLOWED_HOSTS = sorted({str(urlsplit(origin).hostname) for origin in PUBLIC_ORIGINS})
+CSRF_TRUSTED_ORIGINS = PUBLIC_ORIGINS
+
+INSTALLED_APPS = [
+    "portal.apps.PortalConfig",
+    "sessions.apps.SupportConfig",
+    "notifications.apps.NotificationsConfig",
+    "machines.apps.MachinesConfig",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "rest_framework",
+    "drf_spectacular",
+    "channels",
+    "csp",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+]
+
+ROOT_URLCONF = "portal.urls"
+# The VPN-side face has its own listener and its own URLconf: none of its URLs exists on the public one, and the reverse.
+MACHINE_URLCONF = "machines.api.urls"
+ASGI_APPLICATION = "portal.asgi.application"
+WSGI_APPLICATION = "portal.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "portal" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+CHANNEL_LAYERS = {
+    "default": (
+        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
+        if REDIS_URL
+        else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    )
+}
+CACHES = {
+    "default": (
+        {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
+        if REDIS_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    )
+}
+
+# --- people ---------------------------------------------------------------------------------------------------------
+AUTH_USER_MODEL = "machines.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_REDIRECT_URL = "/"
+LOGIN_URL = "account_login"
+ACCOUNT_ADAPTER = "portal.accounts.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username", "email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "username*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_LOGOUT_ON_GET = False
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = "Portafilter"
+# WebAuthn needs https; browsers make an exception for localhost, and so does this.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not SECURE
+EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+
+# --- browser-side protection ----------------------------------------------------------------------------------------
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 12 * 3600
+SESSION_SAVE_EVERY_REQUEST = False
+SECURE_SSL_REDIRECT = False
+SECURE_HSTS_SECONDS = 31_536_000 if SECURE else 0
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+_WEBSOCKET_ORIGINS = [origin.replace("http", "ws", 1) for origin in PUBLIC_ORIGINS]
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "data:", "blob:"],
+        "connect-src": ["'self'", *_WEBSOCKET_ORIGINS],
+        "object-src": ["'none'"],
+        "frame-ancestors": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+    }
+}
+
+# --- REST: deny by default ------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.PageNumberPagination",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "machines.api.problems.exception_handler",
+    "PAGE_SIZE": 50,
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+# A request body is small everywhere: credentials and a fault.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Portafilter",
+    "DESCRIPTION": "Remote support for coffee vending machines anywhere in the world.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+# --- static files ---------------------------------------------------------------------------------------------------
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static" / "dist"]
+STATIC_ROOT = STATE_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "uvicorn.access": {"level": "WARNING"},
+        "websockets": {"level": "WARNING"},
+    },
+}
