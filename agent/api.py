@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import random
+import socket
 import ssl
 import threading
 import time
@@ -80,6 +81,9 @@ class Client:
         self._token = config.token
         self._source = (config.source_address, 0) if config.source_address else None
         self._timeout_s = config.timeout_s
+        self._lock = threading.Lock()
+        self._calls: set[http.client.HTTPConnection] = set()
+        self._is_hung_up = False
         self.where = config.api_url
 
     def ask(self, key: str, credentials: Credentials, *, rdp: dict[str, Any], problem: dict[str, str]) -> Answer:
@@ -115,6 +119,15 @@ class Client:
         session = self._call("POST", "/api/v1/heartbeat/", body)[1].get("session")
         return _support_request(session) if isinstance(session, dict) else None
 
+    def hang_up(self) -> None:
+        """Ends all calls at once, also those to come, with ApiError: a shutdown does not wait for a poll."""
+        with self._lock:
+            self._is_hung_up = True
+            for connection in self._calls:
+                if connection.sock is not None:
+                    with contextlib.suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+
     def _call(
         self,
         method: str,
@@ -131,9 +144,12 @@ class Client:
         with self._connection() as connection:
             try:
                 connection.connect()
-                if connection.sock is not None:
-                    # Connecting is quick or hopeless; only the answer of a long poll may take longer.
-                    connection.sock.settimeout(self._timeout_s + extra_s)
+                with self._lock:
+                    if self._is_hung_up:
+                        raise ApiError("the agent is being shut down", retryable=True)
+                    self._calls.add(connection)
+                # Connecting is quick or hopeless; only the answer of a long poll may take longer.
+                connection.sock.settimeout(self._timeout_s + extra_s)
                 connection.request(method, self._prefix + path, body=data, headers=all_headers)
                 response = connection.getresponse()
                 text = response.read(_ANSWER_LIMIT + 1)
@@ -158,6 +174,8 @@ class Client:
         try:
             yield connection
         finally:
+            with self._lock:
+                self._calls.discard(connection)
             connection.close()
 
     def _document(self, text: bytes, status: int) -> dict[str, Any]:

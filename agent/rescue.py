@@ -134,6 +134,7 @@ class Rescue:
         """The agent is being shut down: a running press shuts RDP and raises Stopped."""
         self._stopping = True
         self._wake.set()
+        self._api.hang_up()
 
     def drop_orphan(self, request: SupportRequest | None) -> None:
         """Cancels a request that the server holds open but of which no record is left: its login exists no more.

@@ -317,8 +317,7 @@ def test_rdp_that_would_not_close_is_closed_at_the_next_start(server: ScriptedAp
 def test_shutdown_shuts_rdp_and_keeps_the_rescue_for_the_next_start(server: ScriptedApi, machine: Machine) -> None:
     machine.press_in_background()
     machine.wait_until_shown("requested")
-    machine.rescue.stop()
-    server.update("r1", state="starting")  # ends the long poll
+    machine.rescue.stop()  # in the middle of a long poll
     assert isinstance(machine.joined(), Stopped)
     assert not machine.hook.users
     record = machine.store.read()
