@@ -139,7 +139,7 @@ function snapshot(open) {
   draw({ quiet });
 }
 
-const liveWord = document.querySelector("[data-live]");
+const liveWord = document.querySelector('[data-part="live"]');
 const banner = connectionBanner(document.querySelector(".connection"));
 
 serverTime(first.server_time);

@@ -109,6 +109,7 @@ function take(newer) {
   if (newer.id !== card.id || newer.version < card.version) return;
   const older = card;
   card = newer;
+  if (paused?.code === 404) paused = null; // it is ours to see after all
   if (older.operator?.id !== card.operator?.id && !isEnding(card)) {
     claimRefusal = "";
     if (isMine(older, me)) toast(card.operator ? `${card.operator.name} has this rescue now. You are watching.` : "This rescue waits in the queue again.");
