@@ -236,6 +236,8 @@ def keep_trying(
             late = deadline is not None and time.monotonic() + pause_s > deadline
             if not error.retryable or late:
                 raise
+            if stop.is_set():
+                raise Stopped(what) from error
             log.warning("%s: %s; trying again in %.1f s", what, error, pause_s)
             if on_failure is not None:
                 on_failure(error)

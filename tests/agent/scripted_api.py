@@ -119,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         with api.changed:
             api.calls.append(Call(method, self.path, dict(self.headers), body, self.client_address[0]))
             trouble = api.trouble.get(method)
+            kind: str
+            value: Any
             kind, value = trouble.popleft() if trouble else ("", None)
             api.changed.notify_all()
         if kind == "drop":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import stat
@@ -20,7 +19,7 @@ from agent.credentials import Credentials
 from agent.heartbeat import Heartbeat
 from agent.rdp import RdpError
 from agent.rescue import Notice, Rescue
-from agent.store import Problem, RescueStore
+from agent.store import Problem, Record, RescueStore
 from tests.agent.scripted_api import ScriptedApi
 
 _JAM = Problem("E17", "Grinder jammed")
@@ -294,8 +293,8 @@ def test_killed_agent_whose_rescue_ended_meanwhile_only_cleans_up(server: Script
 
 def test_old_press_that_was_never_answered_is_forgotten(server: ScriptedApi, machine: Machine) -> None:
     machine.hook.users["help-old"] = "x"
-    record = dataclasses.replace(_record(), pressed_at=time.time() - 3600)
-    machine.store.write(record)
+    hour_ago = time.time() - 3600
+    machine.store.write(Record(key="k", username="help-old", password="x", code="", text="", pressed_at=hour_ago))
     ending = machine.rescue.recover()
     assert ending is not None and ending.state == "cancelled"
     assert server.calls == [] and _nothing_is_left(machine)
@@ -377,9 +376,3 @@ def test_no_secret_is_logged(server: ScriptedApi, machine: Machine, caplog: pyte
     machine.joined()
     assert "press:" in caplog.text and "over:" in caplog.text
     assert password not in caplog.text and "secret" not in caplog.text
-
-
-def _record():  # type: ignore[no-untyped-def]
-    from agent.store import Record
-
-    return Record(key="k", username="help-old", password="x", code="", text="", pressed_at=time.time())
