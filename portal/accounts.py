@@ -8,7 +8,7 @@ from allauth.account.adapter import DefaultAccountAdapter
 from django.http import HttpRequest
 
 
-class AccountAdapter(DefaultAccountAdapter):
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     """allauth without open sign-up, and without messages that only repeat what the page shows."""
 
     # "You have signed in as …" and its like say nothing that the next page does not.

@@ -109,6 +109,8 @@ export function openDialog(title, build, { name = "" } = {}) {
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
+      const saidInside = dialog.querySelector(".toast");
+      if (saidInside) (document.fullscreenElement ?? document.body).append(saidInside);
       dialog.remove();
       if (before?.isConnected) before.focus({ preventScroll: true });
       resolve(dialog.returnValue);

@@ -10,6 +10,7 @@ import { Input } from "../input.js";
 import { Live, connectionBanner } from "../live.js";
 import { CHORDS, copyHere, openClipboard, openKeys } from "../panels.js";
 import { Summary } from "../summary.js";
+import { Toolbar } from "../toolbar.js";
 import { everySecond, secondsSince, serverTime, stopwatch, wallClock } from "../times.js";
 import { STATUS, STEPS, country, machineName, problemText, statusSentence } from "../words.js";
 
@@ -73,9 +74,11 @@ const desktop = new Desktop({
   onDisplay: (client, display, holder) => input.attach(client, display, holder),
 });
 
+const toolbar = new Toolbar(document.querySelector(".tools"));
+
 const input = new Input(desktop, screen, document.querySelector(".sink"), () => {
   announce("Your keyboard is back on this page.");
-  part("release-focus").focus();
+  part("keys").focus();
 });
 
 /** Somebody who is reading or typing elsewhere on the page keeps the focus. */
@@ -298,6 +301,7 @@ function drawTools() {
   screen.classList.toggle("watching", desktop.connected && !able);
   screen.setAttribute("tabindex", able ? "0" : "-1");
   part("clipboard").disabled = !desktop.connected;
+  toolbar.refresh();
 }
 
 function drawQuality() {

@@ -21,7 +21,16 @@ from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
 from django.utils import timezone
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route, WebSocketRoute, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Dialog,
+    Page,
+    Route,
+    ViewportSize,
+    WebSocketRoute,
+    sync_playwright,
+)
 
 from machines.models import User
 from notifications import live
@@ -35,8 +44,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+DESK: ViewportSize = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +257,7 @@ def sign_in(browser: Browser, live_server: Any) -> Iterator[Callable[..., Operat
     contexts: list[BrowserContext] = []
     operators: list[Operator] = []
 
-    def make(user: User, *, viewport: dict[str, int] = DESK, **options: Any) -> Operator:
+    def make(user: User, *, viewport: ViewportSize = DESK, **options: Any) -> Operator:
         store = SessionStore()
         store[SESSION_KEY] = str(user.pk)
         store[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"

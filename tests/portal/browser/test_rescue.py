@@ -125,7 +125,7 @@ def test_ctrl_alt_shift_brings_the_keyboard_back_and_leaves_no_key_down(sign_in:
     alice.page.locator(".screen").focus()
     for key in ("Control", "Alt", "Shift"):
         alice.page.keyboard.down(key)
-    expect(alice.page.locator(".screen")).not_to_be_focused()
+    expect(alice.page.locator("[data-part=keys]")).to_be_focused()
     for key in ("Shift", "Alt", "Control"):
         alice.page.keyboard.up(key)
     alice.desktop.settle(alice.page)
@@ -133,6 +133,20 @@ def test_ctrl_alt_shift_brings_the_keyboard_back_and_leaves_no_key_down(sign_in:
     for keysym, pressed in alice.desktop.got("key"):
         (down.add if pressed == "1" else down.discard)(keysym)
     assert down == set()
+
+
+def test_toolbar_is_one_stop_with_arrows_inside(sign_in: SignIn) -> None:
+    alice, card = at_rescue(sign_in)
+    connected(alice, card)
+    first = alice.page.get_by_role("button", name="Ctrl-Alt-Del")
+    first.focus()
+    alice.page.keyboard.press("ArrowRight")
+    expect(alice.page.get_by_role("button", name="Alt-Tab")).to_be_focused()
+    alice.page.keyboard.press("End")
+    expect(alice.page.get_by_role("button", name="Details")).to_be_focused()
+    alice.page.keyboard.press("Tab")
+    expect(alice.page.locator(".screen")).to_be_focused()
+    expect(alice.page.locator(".tools [tabindex='0']")).to_have_count(1)
 
 
 def test_buttons_press_what_a_browser_keeps_for_itself(sign_in: SignIn) -> None:
@@ -232,7 +246,7 @@ def test_hand_over_makes_a_watcher_of_the_operator(sign_in: SignIn) -> None:
     expect(alice.page.locator(".toast")).to_contain_text("Bob has this rescue now")
     expect(alice.page.locator("[data-action=close]")).to_have_count(0)
     assert alice.posted("/handover/") == [{"operator": bob.pk}]
-    assert alice.posted("/attachments/")[-1] == {"role": "watcher"}
+    until(alice.page, lambda: alice.posted("/attachments/")[-1] == {"role": "watcher"})
 
 
 def test_close_takes_two_taps_and_shows_the_record(sign_in: SignIn) -> None:
