@@ -1,0 +1,142 @@
+"""The worker's passes over time limits and ends: what is overdue ends or goes back, what is closing gets closed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import QuerySet
+
+from machines.vpn.base import AddressError, VpnDriver, VpnError, get_driver
+from sessions import attachments, services
+from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
+from sessions.passes import each
+from sessions.states import OPEN_STATES, EndReason, GatewayState, State
+
+logger = logging.getLogger(__name__)
+
+_UNAUTHORISED = 769  # Guacamole's status for a refused login
+_HOUSEKEEPING_EVERY = timedelta(seconds=5)
+_MAX_VPN_DELAY_S = 60
+
+
+@dataclass
+class EndingPasses:
+    """What one worker thread does for time limits and ends."""
+
+    now: Callable[[], datetime]
+    vpn: Callable[[], VpnDriver] = get_driver
+    _kept_house_at: datetime | None = None
+    _vpn_tries: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        now = self.now()
+        each(self._without_desktop(now), self._end_without_desktop, "end an overdue session")
+        each(self._unanswered(now), self._end_unanswered, "end an unanswered session")
+        each(self._abandoned(now), self._expire_claim, "give an abandoned session back")
+        each(self._closing(), self._close, "close a session")
+        self._keep_house(now)
+
+    # --- time limits -------------------------------------------------------------------------------------------------
+
+    def _without_desktop(self, now: datetime) -> QuerySet[SupportSession]:
+        return SupportSession.objects.filter(state__in=(State.REQUESTED, State.STARTING), gateway_due_at__lte=now)
+
+    def _end_without_desktop(self, session: SupportSession) -> None:
+        reason, detail = _why_no_desktop(session)
+        still = {"state": session.state, "gateway_due_at": session.gateway_due_at}
+        services.end(session, reason, detail=detail, only_if=still, now=self.now())
+
+    def _unanswered(self, now: datetime) -> QuerySet[SupportSession]:
+        return SupportSession.objects.filter(state__in=OPEN_STATES, operator=None, answer_due_at__lte=now)
+
+    def _end_unanswered(self, session: SupportSession) -> None:
+        still = {"operator": None, "answer_due_at": session.answer_due_at}
+        services.end(session, EndReason.UNANSWERED, detail="Nobody claimed it in time.", only_if=still, now=self.now())
+
+    def _abandoned(self, now: datetime) -> QuerySet[SupportSession]:
+        since = now - timedelta(seconds=settings.ABANDONED_AFTER_S)
+        sessions = SupportSession.objects.filter(state__in=OPEN_STATES, unattended_since__lte=since)
+        return sessions.exclude(operator=None).select_related("fleet")
+
+    def _expire_claim(self, session: SupportSession) -> None:
+        services.expire_claim(session, now=self.now())
+
+    # --- closing -----------------------------------------------------------------------------------------------------
+
+    def _closing(self) -> QuerySet[SupportSession]:
+        return SupportSession.objects.filter(state=State.CLOSING).select_related("machine", "fleet")
+
+    def _close(self, session: SupportSession) -> None:
+        """closed is a confirmed fact: gateways stopped, machine told (or too long out of reach), VPN told."""
+        now = self.now()
+        if Gateway.objects.filter(session=session).exclude(state=GatewayState.STOPPED).exists():
+            return
+        if session.machine_told_at is None and not self._machine_had_its_time(session, now):
+            return
+        if session.vpn_told_at is None and not self._end_tunnel(session, now):
+            return
+        services.finish(session, now=now)
+
+    def _machine_had_its_time(self, session: SupportSession, now: datetime) -> bool:
+        closing_at = session.closing_at or session.updated_at
+        if now < closing_at + timedelta(seconds=settings.MACHINE_TELL_DEADLINE_S):
+            return False
+        with transaction.atomic():
+            SupportSession.objects.select_for_update().get(pk=session.pk)  # one record of it, by one worker
+            if not SessionEvent.objects.filter(session=session, kind="machine_not_told").exists():
+                services.record(session, "machine_not_told", now=now)
+        return True
+
+    def _end_tunnel(self, session: SupportSession, now: datetime) -> bool:
+        tries, due_at = self._vpn_tries.get(session.pk, (0, now))
+        if due_at > now:
+            return False
+        address = session.machine.vpn_address
+        try:
+            self.vpn().end_tunnel(address)
+        except AddressError as error:
+            logger.warning("Session %s has no tunnel to end: %s", session.pk, error)
+        except VpnError as error:
+            delay_s = min(2**tries, _MAX_VPN_DELAY_S)
+            self._vpn_tries[session.pk] = (tries + 1, now + timedelta(seconds=delay_s))
+            logger.error("The tunnel of session %s is not ended yet: %s", session.pk, error)
+            return False
+        self._vpn_tries.pop(session.pk, None)
+        services.vpn_told(session, now=now)
+        return True
+
+    # --- housekeeping ------------------------------------------------------------------------------------------------
+
+    def _keep_house(self, now: datetime) -> None:
+        if self._kept_house_at and now - self._kept_house_at < _HOUSEKEEPING_EVERY:
+            return
+        self._kept_house_at = now
+        attachments.detach_stale(now=now)
+        leftover = RdpCredential.objects.exclude(session__state__in=OPEN_STATES)
+        if leftover.exists():
+            # Closing deletes it in its own transaction; whatever made this one, it must not stay.
+            count, _ = leftover.delete()
+            logger.error("Erased %d logins of sessions that had ended", count)
+
+
+def _why_no_desktop(session: SupportSession) -> tuple[EndReason, str]:
+    failure = SessionEvent.objects.filter(session=session, kind="attempt_failed").order_by("-at", "-id").first()
+    detail = str(failure.detail.get("detail", "")) if failure else ""
+    last_status = (
+        GuacamoleConnection.objects.filter(session=session, closed_at__isnull=False)
+        .order_by("-opened_at")
+        .values_list("status", flat=True)
+        .first()
+    )
+    if last_status == _UNAUTHORISED or re.search(rf"\b{_UNAUTHORISED}\b", detail):
+        return EndReason.CREDENTIALS_REFUSED, detail
+    if Gateway.objects.filter(session=session, ready_at__isnull=False).exists():
+        return EndReason.MACHINE_UNREACHABLE, detail
+    return EndReason.GATEWAY_FAILED, detail

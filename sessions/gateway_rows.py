@@ -1,0 +1,135 @@
+"""How a gateway's row changes: guarded UPDATEs only, so that of several workers one wins and the others hear it.
+
+wanted → starting → ready → stopping → stopped; from each of the first three straight to stopping. A lease says which
+worker is at a driver for this row just now; nobody else calls the driver for it until the lease ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
+
+from sessions import bell
+from sessions.gateways.base import GatewayStatus
+from sessions.models import Gateway, GuacamoleConnection, SupportSession
+from sessions.states import LIVE_GATEWAY_STATES, GatewayState
+
+LEASE = timedelta(seconds=20)
+
+
+def want(session: SupportSession, *, driver: str, attempt: int, due_at: datetime, now: datetime) -> Gateway | None:
+    """A new row, to be started at `due_at`; None when the session has a live gateway already."""
+    try:
+        with transaction.atomic():
+            gateway = Gateway.objects.create(
+                session=session, attempt=attempt, driver=driver, due_at=due_at, wanted_at=now
+            )
+    except IntegrityError:
+        return None  # one_live_gateway_a_session: another worker was faster
+    transaction.on_commit(bell.ring)
+    return gateway
+
+
+def due(states: Collection[GatewayState], *, now: datetime) -> QuerySet[Gateway]:
+    """The rows in these states that a worker should look at now."""
+    return (
+        Gateway.objects.filter(_unleased(now), state__in=states, due_at__lte=now)
+        .select_related("session__machine")
+        .order_by("due_at")
+    )
+
+
+def lease(gateway: Gateway, *, owner: str, now: datetime) -> bool:
+    """Takes the row for one call of a driver: a wanted one is `starting` from here on, before anything is started."""
+    state = GatewayState.STARTING if gateway.state == GatewayState.WANTED else gateway.state
+    taken = Gateway.objects.filter(_unleased(now), pk=gateway.pk, state=gateway.state, due_at__lte=now).update(
+        state=state, lease_owner=owner, lease_until=now + LEASE
+    )
+    if taken:
+        gateway.state = state
+    return bool(taken)
+
+
+def release(gateway: Gateway, *, owner: str, due_at: datetime, **values: object) -> bool:
+    """Gives a leased row back, to be looked at again at `due_at`; False when the lease was lost meanwhile."""
+    released = _leased(gateway, owner).update(lease_owner="", lease_until=None, due_at=due_at, **values)
+    return _told(released)
+
+
+def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datetime) -> bool:
+    """starting → ready; False when the row was given up meanwhile, or another worker has it."""
+    changed = (
+        _leased(gateway, owner)
+        .filter(state=GatewayState.STARTING)
+        .update(
+            state=GatewayState.READY, host=status.host, port=status.port, handle=status.handle,
+            ready_at=now, due_at=now, tries=0, lease_owner="", lease_until=None,
+        )
+    )  # fmt: skip
+    return _told(changed)
+
+
+def give_up(gateway: Gateway, *, failure: str, now: datetime) -> bool:
+    """Any live state → stopping, and its connections end; `failure` is empty for an orderly end.
+
+    A worker that is at its driver keeps the lease: stopping waits until that call is over.
+    """
+    with transaction.atomic():
+        changed = Gateway.objects.filter(pk=gateway.pk, state__in=LIVE_GATEWAY_STATES).update(
+            state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0
+        )
+        if changed and failure:
+            # The session's next desktop must not wait until the keeper of this one has noticed.
+            _close_connections(gateway, detail="The gateway was lost.", now=now)
+    return _told(changed)
+
+
+def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:
+    """stopping → stopped: the driver has confirmed it. What the keeper left open in the records ends too."""
+    with transaction.atomic():
+        changed = (
+            _leased(gateway, owner)
+            .filter(state=GatewayState.STOPPING)
+            .update(state=GatewayState.STOPPED, stopped_at=now, lease_owner="", lease_until=None)
+        )
+        if changed:
+            _close_connections(gateway, detail="The gateway was stopped.", now=now)
+    return _told(changed)
+
+
+def count_live(fleet_id: int) -> int:
+    """How many gateways a fleet has or is about to have."""
+    return Gateway.objects.filter(state__in=LIVE_GATEWAY_STATES, session__fleet_id=fleet_id).count()
+
+
+def failures_in_a_row(session: SupportSession) -> int:
+    """How many gateways of a session failed since the last one that was ready."""
+    failures = 0
+    for ready_at in Gateway.objects.filter(session=session).order_by("-attempt").values_list("ready_at", flat=True):
+        if ready_at is not None:
+            break
+        failures += 1
+    return failures
+
+
+def _close_connections(gateway: Gateway, *, detail: str, now: datetime) -> None:
+    GuacamoleConnection.objects.filter(gateway=gateway, closed_at=None).update(
+        closed_at=now, connection_id=None, detail=detail
+    )
+
+
+def _unleased(now: datetime) -> Q:
+    return Q(lease_until=None) | Q(lease_until__lt=now)
+
+
+def _leased(gateway: Gateway, owner: str) -> QuerySet[Gateway]:
+    return Gateway.objects.filter(pk=gateway.pk, lease_owner=owner)
+
+
+def _told(changed: int) -> bool:
+    if changed:
+        transaction.on_commit(bell.ring)
+    return bool(changed)
