@@ -1,0 +1,186 @@
+"""Many at once: of fifty claims one wins (T9), of several workers one starts a gateway, of ten presses one counts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import pytest
+from django.db import connections
+from pytest_django.fixtures import Settings
+
+from sessions import bell, services
+from sessions.errors import AlreadyClaimed, SessionClosed, SupportError
+from sessions.gateways.base import get_driver
+from sessions.models import Gateway, RdpCredential, SessionEvent, SupportSession
+from sessions.states import EndReason, GatewayState, State
+from sessions.worker import Worker, start_threads
+from tests.fakes.gateway_driver import FakeGateways
+from tests.sessions.rescues import fleet, machine, person, press
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+T = TypeVar("T")
+
+
+def _at_once(jobs: list[Callable[[], T]]) -> list[T]:
+    """Runs each job on a thread and a database connection of its own, all let go together."""
+    barrier = threading.Barrier(len(jobs))
+
+    def run(job: Callable[[], T]) -> T:
+        try:
+            barrier.wait(30)
+            return job()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(run, jobs))
+
+
+def _outcome(job: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        try:
+            return job()
+        except SupportError as error:
+            return error
+
+    return run
+
+
+def test_of_fifty_claims_one_wins_and_the_others_are_told_who() -> None:
+    people = [person(f"Operator {number}") for number in range(50)]
+    for round_ in range(4):
+        session = press(f"M{round_}")
+        outcomes = _at_once([_outcome(partial(services.claim, session, user=user)) for user in people])
+        (winner,) = [one for one in outcomes if isinstance(one, SupportSession)]
+        losers = [one for one in outcomes if isinstance(one, AlreadyClaimed)]
+        assert len(losers) == 49
+        assert winner.operator is not None
+        assert {loser.session.operator_id for loser in losers} == {winner.operator_id}
+        assert all(winner.operator.display_name in str(loser) for loser in losers)
+        assert SessionEvent.objects.filter(session=session, kind="claimed").count() == 1
+
+
+def test_of_many_presses_of_one_machine_one_session_is_made() -> None:
+    machine("A1")
+    sessions = _at_once([partial(press, "A1", key=f"press-{number}") for number in range(10)])
+    assert len({session.pk for session in sessions}) == 1
+    assert SupportSession.objects.count() == 1
+
+
+def test_claim_and_close_at_once_leave_one_truth() -> None:
+    alice, sue = person("Alice"), person("Sue", role="supervisor")
+    for round_ in range(8):
+        session = press(f"M{round_}")
+        claimed, closed = _at_once(
+            [
+                _outcome(partial(services.claim, session, user=alice)),
+                _outcome(partial(services.close, session, user=sue, outcome=EndReason.FORCED)),
+            ]
+        )
+        assert isinstance(closed, SupportSession)
+        session.refresh_from_db()
+        assert session.state == State.CLOSING
+        assert not RdpCredential.objects.filter(session=session).exists()
+        if isinstance(claimed, SessionClosed):
+            assert session.operator is None
+        else:
+            assert session.operator == alice
+
+
+def test_several_workers_start_each_gateway_once() -> None:
+    driver = FakeGateways()
+    sessions = [press(f"M{number}") for number in range(8)]
+    workers = [Worker(f"worker {number}", driver_for=lambda _: driver) for number in range(4)]
+
+    def work(worker: Worker) -> None:
+        for _ in range(3):
+            worker.run_pass()
+
+    _at_once([partial(work, worker) for worker in workers])
+    assert sorted(driver.started) == sorted(driver.alive)
+    assert len(driver.started) == len(sessions)
+    assert len(driver.requests) == len(sessions), "nobody even asked twice"
+    assert set(Gateway.objects.values_list("state", flat=True)) == {GatewayState.READY}
+    assert set(SupportSession.objects.values_list("attempts", flat=True)) == {1}
+    assert SessionEvent.objects.filter(kind="gateway_wanted").count() == len(sessions)
+
+
+def test_several_workers_do_not_overrun_a_fleets_cap() -> None:
+    small = fleet()
+    small.max_open_sessions = 3
+    small.save()
+    driver = FakeGateways()
+    for number in range(8):
+        press(f"M{number}")
+    workers = [Worker(f"worker {number}", driver_for=lambda _: driver) for number in range(4)]
+    _at_once([worker.run_pass for worker in workers])
+    assert len(driver.alive) == 3
+    assert SupportSession.objects.filter(state=State.REQUESTED).count() == 5
+
+
+def test_several_workers_close_each_session_once() -> None:
+    driver = FakeGateways()
+    sessions = [press(f"M{number}") for number in range(6)]
+    Worker("first", driver_for=lambda _: driver).run_pass()
+    for session in sessions:
+        session.refresh_from_db()
+        services.cancel(session)
+        services.machine_told(session)
+    workers = [Worker(f"worker {number}", driver_for=lambda _: driver) for number in range(4)]
+
+    def work(worker: Worker) -> None:
+        for _ in range(4):
+            worker.run_pass()
+
+    _at_once([partial(work, worker) for worker in workers])
+    assert driver.alive == {}
+    assert set(SupportSession.objects.values_list("state", flat=True)) == {State.CLOSED}
+    for kind in ("vpn_told", "closed"):
+        assert SessionEvent.objects.filter(kind=kind).count() == len(sessions)
+
+
+@pytest.fixture
+def threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateways]:
+    """Two worker threads as the server has them, with gateways in memory."""
+    settings.GATEWAY = "tests.fakes.gateway_driver.FakeGateways"
+    get_driver.cache_clear()
+    driver = get_driver(settings.GATEWAY)
+    assert isinstance(driver, FakeGateways)
+    monkeypatch.setattr("sessions.worker.POLL_S", 30.0)
+    stop = threading.Event()
+    running = start_threads(2, stop=stop)
+    yield driver
+    stop.set()
+    bell.ring()
+    for thread in running:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_press_wakes_the_worker_without_waiting_for_its_next_look(threads: FakeGateways) -> None:
+    started = threading.Event()
+    threads.at_step = lambda step: started.set() if step == "after start" else None
+    press("A1")
+    assert started.wait(5), "the threads look by themselves only every 30 s"
+
+
+def test_worker_outlives_a_failing_pass(threads: FakeGateways, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, started = threading.Event(), threading.Event()
+    real = Worker.run_pass
+
+    def fail_once(worker: Worker) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("the disk is full")
+        real(worker)
+
+    monkeypatch.setattr(Worker, "run_pass", fail_once)
+    threads.at_step = lambda step: started.set() if step == "after start" else None
+    press("A1")
+    assert failed.wait(5)
+    assert started.wait(10)
