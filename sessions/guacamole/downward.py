@@ -44,8 +44,8 @@ _TIMESTAMP = re.compile(r"[0-9]{1,18}")
 def _stretch_pattern(opcodes: Iterable[str], *, with_streams: bool) -> re.Pattern[str]:
     """Compile a pattern for a run of whole instructions, all elements short and free of separators.
 
-    No value may hold ',' or ';', so those characters in a run are true boundaries, and there is one way to match: little
-    is ever tried twice. Not possessive, for all that: CPython 3.11.2, which is Debian 12's, matches too far then.
+    No value may hold ',' or ';', so those characters in a run are true boundaries, and there is one way to match:
+    little is ever tried twice. Not possessive, for all that: CPython 3.11.2, Debian 12's own, matches too far then.
     """
     by_length: defaultdict[int, list[str]] = defaultdict(list)
     for opcode in sorted(opcodes):

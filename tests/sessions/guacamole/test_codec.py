@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,7 +152,7 @@ def test_any_text_survives_the_round_trip(instructions: list[tuple[str, list[str
 @given(st.one_of(st.binary(max_size=60), hostile_text.map(str.encode)), st.lists(st.integers(0, 80), max_size=4))
 def test_hostile_bytes_give_the_same_at_any_split(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [data[start:end] for start, end in pairwise(edges)]
     assert collect(Decoder(), pieces) == collect(Decoder(), [data])
 
 
