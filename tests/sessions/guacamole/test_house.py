@@ -11,7 +11,8 @@ before = set(sys.modules)
 import sessions.guacamole
 ours = {name for name in sys.modules if name.split(".")[0] == "sessions"}
 foreign = {name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names - {"sessions"}
-print(sorted(foreign), sorted(name for name in ours if not name.startswith("sessions.guacamole") and name != "sessions"))
+above = {name for name in ours if name != "sessions" and not name.startswith("sessions.guacamole")}
+print(sorted(foreign), sorted(above))
 """
 
 
