@@ -332,6 +332,8 @@ def test_fault_is_told_as_the_codec_tells_it(data: bytes, offset: int, found: st
     assert (caught.value.offset, caught.value.found) == (len(before.text) + offset, found)
     with pytest.raises(RemoteProtocolError):
         down.receive(b"3.nop;")
+    with pytest.raises(RemoteProtocolError):
+        down.end_of_input()
 
 
 @pytest.mark.parametrize("data", [*HALVES, b"4.blob,1.1,8000.AAAA", b"4.blob,1.1,4.AAAA"])
