@@ -15,7 +15,7 @@ _ROUNDS = (
 
 def md4(data: bytes) -> bytes:
     """The 16 bytes of the MD4 digest."""
-    state = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
+    state: tuple[int, ...] = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
     padded = data + b"\x80" + b"\0" * ((55 - len(data)) % 64) + struct.pack("<Q", len(data) * 8 & (2**64 - 1))
     for start in range(0, len(padded), 64):
         state = _block(state, struct.unpack_from("<16I", padded, start))
