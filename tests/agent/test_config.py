@@ -80,6 +80,16 @@ def test_error_never_quotes_a_token(tmp_path: Path, text: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+def test_sample_in_the_readme_is_good(tmp_path: Path) -> None:
+    readme = Path(__file__).resolve().parents[2] / "agent" / "README.md"
+    sample = readme.read_text(encoding="utf-8").partition("```ini\n")[2].partition("```")[0]
+    (tmp_path / "token").write_text("abc.s3cret\n", encoding="utf-8")
+    assert _load(tmp_path, sample).open_command == ("/usr/local/sbin/open-rdp",)
+    for line in ("#ca_file", "#port", "#security", "#domain", "#command_timeout_s", "#software", "#heartbeat_s"):
+        sample = sample.replace(line, line[1:])
+    assert _load(tmp_path, sample).rdp_security == "nla"
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.ini.*No such file"):
         AgentConfig.load(tmp_path / "nothing.ini")
