@@ -1,0 +1,187 @@
+"""The fleet's rows: fleets, sites, machine models, machines, their tokens, the people, and the security record."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.utils import timezone
+
+# What things may be called: letters, digits and a few marks; never markup, separators or newlines (T6, T20).
+serial_validator = RegexValidator(
+    r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
+    "A serial has 1 to 64 letters, digits, dots, dashes or underscores and begins with a letter or digit.",
+)
+country_validator = RegexValidator(r"\A[A-Z]{2}\Z", "A country is its two capital letters of ISO 3166, as in IT.")
+
+
+def validate_time_zone(name: str) -> None:
+    """Raises ValidationError for what is no IANA time zone."""
+    if name not in zoneinfo.available_timezones():
+        raise ValidationError(f"{name!r} is no IANA time zone; expected a name as in Europe/Rome.")
+
+
+class User(AbstractUser):
+    """A person who signs in."""
+
+    class Meta:
+        db_table = "machines_user"
+
+    @property
+    def display_name(self) -> str:
+        """The name that colleagues and the person at the machine read."""
+        return self.get_full_name() or self.get_username()
+
+
+class Fleet(models.Model):
+    """A tenant: what belongs to one fleet does not exist for people of another."""
+
+    name = models.CharField(max_length=80, unique=True)
+    slug = models.SlugField(unique=True)
+    max_open_sessions = models.PositiveIntegerField(
+        default=50, help_text="How many rescues may be open at once; a press beyond that waits for a gateway (T23)."
+    )
+    answer_deadline_s = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Seconds until an unclaimed request ends; empty: the installation's default."
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Site(models.Model):
+    """A place with machines; its time zone gives the local time there."""
+
+    fleet = models.ForeignKey(Fleet, on_delete=models.PROTECT, related_name="sites")
+    name = models.CharField(max_length=80)
+    address = models.CharField(max_length=200, blank=True)
+    city = models.CharField(max_length=80)
+    country = models.CharField(max_length=2, validators=[country_validator])
+    time_zone = models.CharField(max_length=64, validators=[validate_time_zone])
+    latitude = models.FloatField(null=True, blank=True, validators=[MinValueValidator(-90), MaxValueValidator(90)])
+    longitude = models.FloatField(null=True, blank=True, validators=[MinValueValidator(-180), MaxValueValidator(180)])
+    notes = models.TextField(blank=True, help_text="How to get in, whom to ask there.")
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["fleet", "name"], name="one_site_name_a_fleet")]
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.city}"
+
+
+class MachineModel(models.Model):
+    """A make of machine."""
+
+    name = models.CharField(max_length=80, unique=True)
+    manufacturer = models.CharField(max_length=80, blank=True)
+    notes = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Machine(models.Model):
+    """A coffee vending machine and the one VPN address it may speak from and be reached at."""
+
+    fleet = models.ForeignKey(Fleet, on_delete=models.PROTECT, related_name="machines")
+    site = models.ForeignKey(Site, on_delete=models.PROTECT, related_name="machines")
+    model = models.ForeignKey(MachineModel, on_delete=models.PROTECT, related_name="machines")
+    serial = models.CharField(max_length=64, validators=[serial_validator])
+    name = models.CharField(max_length=80, blank=True, help_text="Where it stands at its site, as in: lobby, left.")
+    vpn_address = models.GenericIPAddressField(unique=True)
+    is_active = models.BooleanField(default=True, help_text="Off: its calls are refused and open tunnels are cut.")
+    last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
+    software = models.CharField(max_length=80, blank=True, editable=False)
+    faults = models.JSONField(default=list, blank=True, editable=False)
+    rtt_ms = models.PositiveIntegerField(null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["serial"]
+        constraints = [models.UniqueConstraint(fields=["fleet", "serial"], name="one_serial_a_fleet")]
+
+    def __str__(self) -> str:
+        return f"{self.serial} {self.name}".strip()
+
+    def clean(self) -> None:
+        super().clean()
+        if self.site_id and self.fleet_id and self.site.fleet_id != self.fleet_id:
+            raise ValidationError({"site": f"{self.site} belongs to {self.site.fleet}, the machine to {self.fleet}."})
+        if self.vpn_address:
+            from machines.vpn.base import AddressError, get_driver
+
+            try:
+                get_driver().check_address(self.vpn_address)
+            except AddressError as error:
+                raise ValidationError({"vpn_address": str(error)}) from error
+
+
+class MachineToken(models.Model):
+    """The bearer token of a machine, `prefix.secret`; only the secret's SHA-256 is kept, two live ones allow rotation."""
+
+    machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="tokens")
+    prefix = models.CharField(max_length=16, unique=True, editable=False)
+    secret_sha256 = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… of {self.machine.serial}"
+
+
+class Operator(models.Model):
+    """What a person may do, and in which fleets."""
+
+    class Role(models.TextChoices):
+        OPERATOR = "operator", "Operator"
+        SUPERVISOR = "supervisor", "Supervisor"
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="operator")
+    fleets = models.ManyToManyField(Fleet, related_name="operators")
+    role = models.CharField(max_length=16, choices=Role, default=Role.OPERATOR)
+    time_zone = models.CharField(max_length=64, default="UTC", validators=[validate_time_zone])
+    phone = models.CharField(max_length=32, blank=True)
+
+    class Meta:
+        ordering = ["user__username"]
+
+    def __str__(self) -> str:
+        return self.user.display_name
+
+    @property
+    def is_supervisor(self) -> bool:
+        return self.role == self.Role.SUPERVISOR
+
+
+class SecurityEvent(models.Model):
+    """What happened that a security review wants to know; rows are only ever added (triggers see to it)."""
+
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    kind = models.CharField(max_length=64, db_index=True)
+    fleet = models.ForeignKey(Fleet, null=True, on_delete=models.PROTECT, related_name="+")
+    machine = models.ForeignKey(Machine, null=True, on_delete=models.PROTECT, related_name="+")
+    user = models.ForeignKey(User, null=True, on_delete=models.PROTECT, related_name="+")
+    address = models.CharField(max_length=64, blank=True, help_text="The peer's address as the socket has it.")
+    detail: Any = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.kind}"

@@ -1,0 +1,33 @@
+"""What every test gets: a database whose append-only tables can still be emptied between transactional tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db.backends.sqlite3.operations import DatabaseOperations
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _emptying_between_tests_passes_the_append_only_law() -> Iterator[None]:
+    """On SQLite a flush is DELETE, which the triggers refuse (PostgreSQL truncates); it takes them off and puts them back."""
+    flush = DatabaseOperations.execute_sql_flush
+
+    def without_triggers(self: Any, sql_list: list[str]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_no_delete'")
+            triggers = [(name, sql) for name, sql in cursor.fetchall() if re.fullmatch(r"\w+", name)]
+            for name, _ in triggers:
+                cursor.execute(f"DROP TRIGGER {name}")
+        try:
+            flush(self, sql_list)
+        finally:
+            with self.connection.cursor() as cursor:
+                for _, sql in triggers:
+                    cursor.execute(sql)
+
+    DatabaseOperations.execute_sql_flush = without_triggers  # type: ignore[method-assign]
+    yield
+    DatabaseOperations.execute_sql_flush = flush  # type: ignore[method-assign]
