@@ -1,0 +1,55 @@
+"""Tells open pages that something changed: a hint to look again, never the truth itself.
+
+Messages go to channel-layer groups. InMemoryChannelLayer belongs to one event loop: from other threads it is
+reached through that loop (`use_loop`), else messages arrive only when the loop happens to wake up.
+A lost message costs a moment: pages and long polls also look by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+logger = logging.getLogger(__name__)
+
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def use_loop(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Names the server's event loop; None when it ends."""
+    global _loop
+    _loop = loop
+
+
+def fleet_group(fleet_id: int) -> str:
+    return f"fleet.{fleet_id}"
+
+
+def session_group(session_id: UUID) -> str:
+    return f"session.{session_id.hex}"
+
+
+def session_changed(*, fleet_id: int, session_id: UUID) -> None:
+    """Tells pages of the fleet and waiters of the session; callable from any thread, raises nothing."""
+    message = {"type": "session.changed", "session_id": str(session_id), "fleet_id": fleet_id}
+    groups = [fleet_group(fleet_id), session_group(session_id)]
+    try:
+        if _loop is not None and not _loop.is_closed():
+            asyncio.run_coroutine_threadsafe(_send(groups, message), _loop)
+        else:
+            async_to_sync(_send)(groups, message)
+    except Exception:
+        logger.exception("Could not tell open pages of a change; they will look by themselves")
+
+
+async def _send(groups: list[str], message: dict[str, object]) -> None:
+    layer = get_channel_layer()
+    for group in groups:
+        try:
+            await layer.group_send(group, message)
+        except Exception as error:
+            logger.warning("Live message to %s was not sent: %s", group, error)
