@@ -46,7 +46,7 @@ class Environment:
             values = {**from_file, **{name: value for name, value in os.environ.items() if value}}
         self._values = values
 
-    def str(self, name: str, default: str | None = None) -> str:
+    def text(self, name: str, default: str | None = None) -> str:
         """A text; raises SettingError when it is not set and there is no default."""
         value = self._values.get(name, "")
         if value:
@@ -55,7 +55,7 @@ class Environment:
             raise SettingError(f"{name} is not set, and there is no default for it")
         return default
 
-    def bool(self, name: str, default: bool) -> bool:
+    def flag(self, name: str, default: bool) -> bool:
         value = self._values.get(name, "").lower()
         if not value:
             return default
@@ -65,19 +65,19 @@ class Environment:
             return False
         raise SettingError(f"{name}: found {value!r}, expected one of true, false, yes, no, on, off, 1, 0")
 
-    def int(self, name: str, default: int, *, minimum: int = 0) -> int:
+    def number(self, name: str, default: int, *, minimum: int = 0) -> int:
         value = self._values.get(name, "")
         if not value:
             return default
         try:
-            number = int(value)
+            found = int(value)
         except ValueError:
             raise SettingError(f"{name}: found {value!r}, expected a whole number") from None
-        if number < minimum:
-            raise SettingError(f"{name}: found {number}, expected {minimum} or more")
-        return number
+        if found < minimum:
+            raise SettingError(f"{name}: found {found}, expected {minimum} or more")
+        return found
 
-    def list(self, name: str, default: str = "") -> list[str]:
+    def items(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list, blanks around its items removed."""
         return [item.strip() for item in self._values.get(name, default).split(",") if item.strip()]
 
@@ -101,7 +101,7 @@ class Environment:
         if default is None:
             raise SettingError(
                 f"{name} is not set (nor {name}_FILE). `make run` makes all secrets; "
-                "by hand: manage.py make_secrets --file var/portafilter.env, then PORTAFILTER_ENV_FILE=var/portafilter.env"
+                "by hand: manage.py make_secrets --file FILE, then PORTAFILTER_ENV_FILE=FILE"
             )
         return default
 

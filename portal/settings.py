@@ -20,46 +20,46 @@ try:
     env = Environment()
 
     # --- where and for whom -------------------------------------------------------------------------------------------
-    DEBUG = env.bool("DEBUG", False)
+    DEBUG = env.flag("DEBUG", False)
     # Commands that make the secrets, collect files or print help must run before there are any.
     _BEFORE_SECRETS = len(sys.argv) > 1 and sys.argv[1] in {"make_secrets", "collectstatic", "help"}
     SECRET_KEY = env.secret("SECRET_KEY", "x" * 50 if _BEFORE_SECRETS else None)
     # Fernet keys for one-off credentials, comma separated; the first encrypts, all decrypt (rotation).
     CREDENTIAL_KEYS = [key for key in env.secret("CREDENTIAL_KEYS", "" if _BEFORE_SECRETS else None).split(",") if key]
-    STATE_DIR = Path(env.str("STATE_DIR", str(BASE_DIR / "var")))
+    STATE_DIR = Path(env.text("STATE_DIR", str(BASE_DIR / "var")))
     # The exact origins (scheme://host[:port]) of the portal; the first is the one shown to people.
-    PUBLIC_ORIGINS = env.list("PUBLIC_ORIGINS", "http://127.0.0.1:8000")
+    PUBLIC_ORIGINS = env.items("PUBLIC_ORIGINS", "http://127.0.0.1:8000")
     PUBLIC_BIND = env.address("PUBLIC_BIND", "127.0.0.1:8000")
     MACHINE_API_BIND = env.address("MACHINE_API_BIND", "127.0.0.1:8001")
-    REDIS_URL = env.str("REDIS_URL", "")
-    DATABASE_URL = env.str("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
+    REDIS_URL = env.text("REDIS_URL", "")
+    DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
 
     # --- the choice of drivers: an alias or a dotted path -------------------------------------------------------------
-    GATEWAY = env.str("GATEWAY", "local")
-    GATEWAY_FIXED_HOSTS = env.list("GATEWAY_FIXED_HOSTS")
-    GUACD_PATH = env.str("GUACD_PATH", "/usr/sbin/guacd")
+    GATEWAY = env.text("GATEWAY", "local")
+    GATEWAY_FIXED_HOSTS = env.items("GATEWAY_FIXED_HOSTS")
+    GUACD_PATH = env.text("GUACD_PATH", "/usr/sbin/guacd")
     # Marks this installation's guacd processes, so that two installations on one machine leave each other's alone.
-    INSTALLATION = env.str("INSTALLATION", str(STATE_DIR))
-    VPN = env.str("VPN", "loopback")
-    VPN_NETWORK = ipaddress.ip_network(env.str("VPN_NETWORK", "127.64.0.0/10"))
+    INSTALLATION = env.text("INSTALLATION", str(STATE_DIR))
+    VPN = env.text("VPN", "loopback")
+    VPN_NETWORK = ipaddress.ip_network(env.text("VPN_NETWORK", "127.64.0.0/10"))
 
     # --- time limits, in seconds --------------------------------------------------------------------------------------
     # A gateway with the machine's desktop on it must be there within this time.
-    GATEWAY_DEADLINE_S = env.int("GATEWAY_DEADLINE_S", 120, minimum=1)
+    GATEWAY_DEADLINE_S = env.number("GATEWAY_DEADLINE_S", 120, minimum=1)
     # Somebody must have claimed within this time.
-    ANSWER_DEADLINE_S = env.int("ANSWER_DEADLINE_S", 1800, minimum=1)
+    ANSWER_DEADLINE_S = env.number("ANSWER_DEADLINE_S", 1800, minimum=1)
     # A desktop that was there and went away may come back within this time.
-    MACHINE_GONE_S = env.int("MACHINE_GONE_S", 120, minimum=1)
+    MACHINE_GONE_S = env.number("MACHINE_GONE_S", 120, minimum=1)
     # A machine has this long to fetch the news that its rescue is closing.
-    MACHINE_TELL_DEADLINE_S = env.int("MACHINE_TELL_DEADLINE_S", 30, minimum=1)
+    MACHINE_TELL_DEADLINE_S = env.number("MACHINE_TELL_DEADLINE_S", 30, minimum=1)
     # A claim without anybody at the desktop for this long goes back to the queue.
-    ABANDONED_AFTER_S = env.int("ABANDONED_AFTER_S", 900, minimum=1)
-    TUNNEL_IDLE_S = env.int("TUNNEL_IDLE_S", 1800, minimum=1)
-    TUNNEL_MAX_S = env.int("TUNNEL_MAX_S", 28800, minimum=1)
+    ABANDONED_AFTER_S = env.number("ABANDONED_AFTER_S", 900, minimum=1)
+    TUNNEL_IDLE_S = env.number("TUNNEL_IDLE_S", 1800, minimum=1)
+    TUNNEL_MAX_S = env.number("TUNNEL_MAX_S", 28800, minimum=1)
     # How often a tunnel asks whether its operator may still be there; T8 wants 5 s at most.
-    TUNNEL_RECHECK_S = env.int("TUNNEL_RECHECK_S", 4, minimum=1)
-    GATEWAY_ATTEMPTS = env.int("GATEWAY_ATTEMPTS", 3, minimum=1)
-    WORKER_THREADS = env.int("WORKER_THREADS", 2, minimum=1)
+    TUNNEL_RECHECK_S = env.number("TUNNEL_RECHECK_S", 4, minimum=1)
+    GATEWAY_ATTEMPTS = env.number("GATEWAY_ATTEMPTS", 3, minimum=1)
+    WORKER_THREADS = env.number("WORKER_THREADS", 2, minimum=1)
     LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
 except (SettingError, ValueError) as error:
     raise ImproperlyConfigured(str(error)) from error
@@ -142,7 +142,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "portal.urls"
-# The VPN-side face has its own listener and its own URLconf: none of its URLs exists on the public one, and the reverse.
+# The VPN-side face has its own listener and URLconf: none of its URLs exists on the public one, and the reverse.
 MACHINE_URLCONF = "machines.api.urls"
 ASGI_APPLICATION = "portal.asgi.application"
 WSGI_APPLICATION = "portal.wsgi.application"
@@ -196,6 +196,8 @@ ACCOUNT_SIGNUP_FIELDS = ["email*", "username*", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_LOGOUT_ON_GET = False
+# Accounts are made by managers, who vouch for the address; nobody can sign up.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "Portafilter"
