@@ -1,0 +1,1 @@
+"""The REST views of rescues: for machines, and for people."""
