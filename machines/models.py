@@ -129,7 +129,7 @@ class Machine(models.Model):
 
 
 class MachineToken(models.Model):
-    """The bearer token of a machine, `prefix.secret`; only the secret's SHA-256 is kept, two live ones allow rotation."""
+    """A machine's bearer token, `prefix.secret`; only the secret's SHA-256 is kept, two live ones allow rotation."""
 
     machine = models.ForeignKey(Machine, on_delete=models.CASCADE, related_name="tokens")
     prefix = models.CharField(max_length=16, unique=True, editable=False)

@@ -89,9 +89,8 @@ def may(session: SupportSession, *, user: User, operator: Operator | None) -> li
         allowed += ["release", "handover"]
     if mine or operator.is_supervisor:
         allowed.append("close")
-    if operator.is_supervisor:
-        if not mine and session.operator_id is not None:
-            allowed.append("take_over")
+    if operator.is_supervisor and not mine and session.operator_id is not None:
+        allowed.append("take_over")
     return allowed
 
 
@@ -158,7 +157,8 @@ def _card(session: SupportSession, viewer: User, operator: Operator | None) -> d
         "closed_at": _iso(session.closed_at),
         "updated_at": _iso(session.updated_at),
         "attached": [
-            {"id": a.user_id, "name": a.user.display_name, "role": a.role, "since": _iso(a.attached_at)} for a in present
+            {"id": a.user_id, "name": a.user.display_name, "role": a.role, "since": _iso(a.attached_at)}
+            for a in present
         ],
         "desktop": any(connection.closed_at is None for connection in session.connections.all()),
         "attempt": session.attempts,

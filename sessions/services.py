@@ -13,6 +13,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -182,7 +183,7 @@ def begin_starting(session: SupportSession, *, now: datetime) -> SupportSession:
 def desktop_ready(session: SupportSession, *, now: datetime | None = None) -> SupportSession:
     """starting → ready: the keeper holds the machine's desktop."""
     now = now or timezone.now()
-    first = {} if session.ready_at else {"ready_at": now}
+    first: dict[str, Any] = {} if session.ready_at else {"ready_at": now}
     return _move(session, State.READY, kind="desktop_ready", now=now, notice="", **first)
 
 
@@ -199,7 +200,7 @@ def desktop_lost(session: SupportSession, *, detail: str, notice: str, now: date
 def controllers_changed(session: SupportSession, *, present: bool, now: datetime) -> SupportSession:
     """ready ⇄ active, as an operator's first screen comes or the last one goes; other states stay as they are."""
     wanted, old = (State.ACTIVE, State.READY) if present else (State.READY, State.ACTIVE)
-    values: dict[str, object] = {"unattended_since": None if present or session.operator_id is None else now}
+    values: dict[str, Any] = {"unattended_since": None if present or session.operator_id is None else now}
     if session.state == old:
         if present and session.active_at is None:
             values["active_at"] = now
@@ -220,7 +221,7 @@ def set_notice(session: SupportSession, notice: str, *, now: datetime) -> None:
 
 def note_attempt(session: SupportSession, *, detail: str, notice: str, due_at: datetime | None, now: datetime) -> None:
     """Keeps why an attempt at a gateway or a login failed, in words for the operator."""
-    values: dict[str, object] = {"notice": notice}
+    values: dict[str, Any] = {"notice": notice}
     if due_at:
         values["gateway_due_at"] = due_at
     with transaction.atomic():
@@ -277,7 +278,7 @@ def _move(
     actor: str = "",
     detail: dict[str, object] | None = None,
     where: Mapping[str, object] | None = None,
-    **values: object,
+    **values: Any,
 ) -> SupportSession:
     """Takes a session from the state it was read in to `to`; raises StateConflict if it is no longer there."""
     old = State(session.state)
@@ -312,7 +313,7 @@ def _change(
     user: User | None = None,
     actor: str = "",
     detail: dict[str, object] | None = None,
-    **values: object,
+    **values: Any,
 ) -> bool:
     """One guarded UPDATE and its event, inside the caller's transaction; False when no row matched."""
     if to is not None:
@@ -345,8 +346,8 @@ def _end(
     user: User | None = None,
     actor: str = "",
     where: Mapping[str, object] | None = None,
-    extra: dict[str, object] | None = None,
-    **values: object,
+    extra: Mapping[str, object] | None = None,
+    **values: Any,
 ) -> SupportSession:
     """Any open state → closing; the credentials are gone with the same commit."""
     now = now or timezone.now()
@@ -421,7 +422,7 @@ def _replayed(machine: Machine, idempotency_key: str, digest: str) -> SupportSes
     )
     if session and not hmac.compare_digest(session.request_digest, digest):
         raise IdempotencyConflict(
-            "This Idempotency-Key was used before with another body. Send the same body, or a new key for a new request."
+            "This Idempotency-Key was used before with another body. Send the same body, or a new key."
         )
     return session
 

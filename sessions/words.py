@@ -20,13 +20,15 @@ END_SENTENCES = {
     EndReason.CANCELLED: "The person at the machine no longer needs help. Nothing to do.",
     EndReason.UNANSWERED: "Nobody claimed this rescue in time. Call the site, or wait for the next press.",
     EndReason.MACHINE_UNREACHABLE: (
-        "The machine's screen could not be reached. Check its power and network with the site, then have help pressed again."
+        "The machine's screen could not be reached. Check its power and network with the site, "
+        "then have help pressed again."
     ),
     EndReason.CREDENTIALS_REFUSED: (
         "The machine refused its own one-off login. Have help pressed again; if it happens twice, restart the machine."
     ),
     EndReason.GATEWAY_FAILED: (
-        "No gateway to the machine could be kept. Have help pressed again; if it happens twice, tell whoever runs Portafilter."
+        "No gateway to the machine could be kept. Have help pressed again; "
+        "if it happens twice, tell whoever runs Portafilter."
     ),
     EndReason.FORCED: "A supervisor ended this rescue. Have help pressed again if the machine still needs it.",
 }

@@ -12,10 +12,10 @@ from django.db.backends.sqlite3.operations import DatabaseOperations
 
 @pytest.fixture(autouse=True, scope="session")
 def _emptying_between_tests_passes_the_append_only_law() -> Iterator[None]:
-    """On SQLite a flush is DELETE, which the triggers refuse (PostgreSQL truncates); it takes them off and puts them back."""
+    """On SQLite a flush is DELETE, which the triggers refuse: it takes them off and puts them back."""
     flush = DatabaseOperations.execute_sql_flush
 
-    def without_triggers(self: Any, sql_list: list[str]) -> None:
+    def without_triggers(self: Any, sql_list: Any) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_no_delete'")
             triggers = [(name, sql) for name, sql in cursor.fetchall() if re.fullmatch(r"\w+", name)]
