@@ -31,10 +31,10 @@ def run_statements(schema_editor: BaseDatabaseSchemaEditor, *, sqlite: str, post
     """Runs the text for the database at hand; on SQLite one `CREATE TRIGGER … END;` at a time."""
     vendor = schema_editor.connection.vendor
     if vendor == "postgresql":
-        schema_editor.execute(postgresql)
+        schema_editor.execute(postgresql, params=None)  # None: a % in the text is no placeholder
     elif vendor == "sqlite":
         for statement in sqlite.split("END;"):
             if statement.strip():
-                schema_editor.execute(statement + "END;")
+                schema_editor.execute(statement + "END;", params=None)
     else:
         raise RuntimeError(f"Found database {vendor}, expected sqlite or postgresql")

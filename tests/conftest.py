@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db.backends.sqlite3.operations import DatabaseOperations
+from django.db.backends.sqlite3.base import DatabaseWrapper
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _emptying_between_tests_passes_the_append_only_law() -> Iterator[None]:
     """On SQLite a flush is DELETE, which the triggers refuse: it takes them off and puts them back."""
-    flush = DatabaseOperations.execute_sql_flush
+    operations = DatabaseWrapper.ops_class
+    flush = operations.execute_sql_flush
 
     def without_triggers(self: Any, sql_list: Any) -> None:
         with self.connection.cursor() as cursor:
@@ -28,6 +29,6 @@ def _emptying_between_tests_passes_the_append_only_law() -> Iterator[None]:
                 for _, sql in triggers:
                     cursor.execute(sql)
 
-    DatabaseOperations.execute_sql_flush = without_triggers  # type: ignore[method-assign]
+    operations.execute_sql_flush = without_triggers  # type: ignore[method-assign]
     yield
-    DatabaseOperations.execute_sql_flush = flush  # type: ignore[method-assign]
+    operations.execute_sql_flush = flush  # type: ignore[method-assign]
