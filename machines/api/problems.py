@@ -196,3 +196,9 @@ def describe(value: Any, code: str = "") -> str:
     if isinstance(value, list):
         return f"a list of {len(value)} entries"
     return "an object"
+
+
+def invalid(field: str, *, found: str, expected: str) -> Problem:
+    """The answer to one wrong header or parameter."""
+    error = {"field": field, "found": found, "expected": expected}
+    return Problem(400, "invalid", f"{field}: found {found}, expected {expected}.", errors=[error])
