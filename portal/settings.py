@@ -143,7 +143,7 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "portal.urls"
 # The VPN-side face has its own listener and URLconf: none of its URLs exists on the public one, and the reverse.
-MACHINE_URLCONF = "machines.api.urls"
+MACHINE_URLCONF = "portal.machine_urls"
 ASGI_APPLICATION = "portal.asgi.application"
 WSGI_APPLICATION = "portal.wsgi.application"
 

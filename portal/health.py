@@ -1,0 +1,49 @@
+"""Whether this process can serve, and what is degraded; for load balancers and for whoever looks."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.db import Error, connection
+from django.http import HttpRequest, JsonResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from sessions.models import Gateway, SupportSession
+from sessions.states import GatewayState, State
+
+logger = logging.getLogger(__name__)
+
+# A worker that lives takes up a request within a second or two, and a gateway's next step when it is due.
+BEHIND_S = 15
+
+
+@require_safe
+def healthz(request: HttpRequest) -> JsonResponse:
+    """200 `ok`; 200 `degraded` when the worker is behind; 503 `down` when the database does not answer."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        is_behind = _worker_is_behind()
+    except Error as error:
+        logger.error("The database does not answer: %s", type(error).__name__, exc_info=error)
+        return _answer(503, status="down", database="unreachable", worker="unknown")
+    if is_behind:
+        return _answer(200, status="degraded", database="ok", worker="behind")
+    return _answer(200, status="ok", database="ok", worker="ok")
+
+
+def _worker_is_behind() -> bool:
+    """Told from the rows alone, so it holds wherever the worker runs."""
+    late = timezone.now() - timedelta(seconds=BEHIND_S)
+    return (
+        SupportSession.objects.filter(state=State.REQUESTED, updated_at__lt=late).exists()
+        or Gateway.objects.filter(
+            state__in=[GatewayState.WANTED, GatewayState.STARTING, GatewayState.STOPPING], due_at__lt=late
+        ).exists()
+    )
+
+
+def _answer(status_code: int, **members: str) -> JsonResponse:
+    return JsonResponse(members, status=status_code, headers={"Cache-Control": "no-store"})
