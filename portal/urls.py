@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from portal import views
+from portal import health, views
+from portal.api.schema import SchemaView
 
 admin.site.site_header = admin.site.site_title = "Portafilter"
 admin.site.index_title = "Fleets, people, rescues"
@@ -30,9 +29,8 @@ urlpatterns = [
     path("accounts/", views.account, name="account"),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
+    path("api/v1/", include("portal.api.urls")),
+    path("api/schema/", SchemaView.as_view(), name="api-schema"),
+    path("healthz", health.healthz),
     path("favicon.ico", RedirectView.as_view(url="/static/img/mark.svg", permanent=False)),
 ]
-
-# The REST face is a part of its own: the pages come up without it, and ask by the live line alone.
-if find_spec("portal.api") is not None and find_spec("portal.api.urls") is not None:
-    urlpatterns.append(path("api/v1/", include("portal.api.urls")))
