@@ -1,0 +1,23 @@
+"""The public face: pages, REST and WebSockets. The machines' face is machine_asgi.py, with a listener of its own."""
+
+from __future__ import annotations
+
+import os
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+_pages = get_asgi_application()
+
+# Models may be imported only now.
+from portal.origins import ExactOrigins  # noqa: E402
+from portal.routing import websocket_urlpatterns  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": _pages,
+        "websocket": ExactOrigins(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+    }
+)
