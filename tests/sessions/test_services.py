@@ -1,0 +1,138 @@
+"""Presses, claims, hand-overs and closes, as the faces call them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sessions import selectors, services
+from sessions.errors import AlreadyClaimed, IdempotencyConflict, NotAllowed, SessionClosed
+from sessions.models import RdpCredential, SessionEvent
+from sessions.services import RdpLogin
+from sessions.states import EndReason, State
+from tests.sessions.rescues import machine, person, press
+
+pytestmark = pytest.mark.django_db
+LOGIN = RdpLogin(username="once", password="canary", port=3390)
+
+
+def test_same_key_and_body_give_the_same_session_even_when_it_is_over() -> None:
+    first, made = services.request_support(machine(), login=LOGIN, idempotency_key="k")
+    services.cancel(first)
+
+    again, made_again = services.request_support(machine(), login=LOGIN, idempotency_key="k")
+
+    assert (made, made_again) == (True, False)
+    assert again.pk == first.pk
+
+
+def test_same_key_with_another_body_is_refused_without_a_secret_in_the_words() -> None:
+    services.request_support(machine(), login=LOGIN, idempotency_key="k")
+
+    with pytest.raises(IdempotencyConflict) as caught:
+        services.request_support(machine(), login=LOGIN, idempotency_key="k", problem_text="another")
+    assert "canary" not in str(caught.value)
+
+
+def test_press_while_a_session_is_open_gives_that_one_and_renews_its_login() -> None:
+    first, _ = services.request_support(machine(), login=LOGIN, idempotency_key="k1")
+    renewed = RdpLogin(username="twice", password="other", port=3391)
+
+    second, made = services.request_support(machine(), login=renewed, idempotency_key="k2")
+
+    assert (second.pk, made) == (first.pk, False)
+    kept = RdpCredential.objects.get(session=first)
+    assert (kept.username, kept.password, kept.port) == ("twice", "other", 3391)
+    assert SessionEvent.objects.filter(session=first, kind="login_renewed").count() == 1
+
+
+def test_login_shows_no_secret_when_printed() -> None:
+    assert "canary" not in repr(LOGIN)
+    assert "once" not in repr(LOGIN)
+
+
+def test_login_leaves_with_the_commit_that_begins_the_closing() -> None:
+    alice = person("Alice")
+    session = services.claim(press(), user=alice)
+
+    services.close(session, user=alice, outcome=EndReason.RESOLVED, cause="Jam", fix="Rinsed")
+
+    assert not RdpCredential.objects.exists()
+
+
+def test_loser_of_a_claim_is_told_who_won_and_the_winner_may_ask_again() -> None:
+    alice, bob = person("Alice"), person("Bob")
+    session = press()
+    services.claim(session, user=alice)
+
+    with pytest.raises(AlreadyClaimed, match="Alice has already claimed"):
+        services.claim(session, user=bob)
+    assert services.claim(session, user=alice).operator == alice
+
+
+def test_claim_of_a_closed_session_says_who_closed_it() -> None:
+    alice, bob = person("Alice"), person("Bob")
+    session = services.claim(press(), user=alice)
+    closed = services.close(session, user=alice, outcome=EndReason.RESOLVED)
+
+    with pytest.raises(SessionClosed, match="closed by Alice"):
+        services.claim(closed, user=bob)
+    assert services.close(closed, user=alice, outcome=EndReason.RESOLVED).pk == session.pk
+
+
+def test_only_the_holder_or_a_supervisor_closes_and_only_a_supervisor_by_force() -> None:
+    alice, bob, sue = person("Alice"), person("Bob"), person("Sue", role="supervisor")
+    session = services.claim(press(), user=alice)
+
+    with pytest.raises(NotAllowed):
+        services.close(session, user=bob, outcome=EndReason.RESOLVED)
+    with pytest.raises(NotAllowed):
+        services.close(session, user=alice, outcome=EndReason.FORCED)
+    assert services.close(session, user=sue, outcome=EndReason.FORCED).end_reason == EndReason.FORCED
+
+
+def test_hand_over_goes_to_colleagues_only() -> None:
+    alice, bob, charlie = person("Alice"), person("Bob"), person("Charlie", of="South")
+    session = services.claim(press(), user=alice)
+
+    with pytest.raises(NotAllowed, match="does not work for"):
+        services.hand_over(session, to=charlie, user=alice)
+    assert services.hand_over(session, to=bob, user=alice).operator == bob
+
+
+def test_rescues_of_another_fleet_do_not_exist() -> None:
+    session = press()
+    charlie = person("Charlie", of="South")
+
+    assert selectors.session_for(charlie, session.pk) is None
+    assert not selectors.open_sessions_for(charlie).exists()
+
+
+def test_release_gives_it_back_to_the_queue() -> None:
+    alice, bob = person("Alice"), person("Bob")
+    session = services.claim(press(), user=alice)
+
+    released = services.release(session, user=alice)
+
+    assert released.operator is None
+    assert services.claim(released, user=bob).operator == bob
+
+
+def test_card_of_a_page_costs_few_queries_whatever_the_queue_is_long(django_assert_max_num_queries: object) -> None:
+    alice = person("Alice")
+    for number in range(8):
+        press(f"M{number}")
+
+    with django_assert_max_num_queries(8):  # type: ignore[operator]
+        cards = selectors.cards(selectors.open_sessions_for(alice), viewer=alice)
+    assert len(cards) == 8
+
+
+def test_every_event_and_end_has_words() -> None:
+    alice = person("Alice")
+    session = services.claim(press(), user=alice)
+    session = services.close(session, user=alice, outcome=EndReason.NOT_RESOLVED, cause="Pump")
+
+    trail = [entry["sentence"] for entry in selectors.timeline(session)]
+
+    assert trail == ["Help was pressed at the machine.", "Alice claimed the rescue.", "Alice closed it: not resolved."]
+    assert session.state == State.CLOSING
