@@ -1,0 +1,145 @@
+"""What keepers write: who keeps which desktop (a lease on the gateway's row), and the record of each connection.
+
+A keeper writes only while the lease is its own; the state of a session moves through services alone. All of it
+blocks: keepers call it in threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Q
+
+from sessions import services
+from sessions.connection import Connection, connection_for
+from sessions.errors import SessionClosed, StateConflict
+from sessions.models import Gateway, GuacamoleConnection, SupportSession
+from sessions.states import OPEN_STATES, GatewayState, State
+
+LEASE = timedelta(seconds=20)
+_RENEW_WITHIN = timedelta(seconds=15)
+
+LOST = "The connection to the machine was lost. It is being brought back."
+TRYING = "The machine's screen does not come yet. It is being tried again."
+REFUSED = "The machine refused its own one-off login. It is being tried again."
+RESTARTING = "The server restarts. The screen comes back by itself."
+
+# A login refused twice does not get better by itself: this is the time for the machine to send a new one.
+REFUSED_DEADLINE = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a gateway's guacd is, and what it is to connect to."""
+
+    host: str
+    port: int
+    connection: Connection
+
+
+def take(owner: str, *, now: datetime) -> set[UUID]:
+    """Leases every ready gateway of an open session that nobody keeps, renews our own; all that are ours now."""
+    rows = Gateway.objects.filter(state=GatewayState.READY, session__state__in=OPEN_STATES)
+    free = Q(keeper_until=None) | Q(keeper_until__lt=now)
+    ours = set()
+    for pk, keeper, until in rows.filter(free | Q(keeper=owner)).values_list("pk", "keeper", "keeper_until"):
+        is_fresh = keeper == owner and until is not None and until > now + _RENEW_WITHIN
+        if is_fresh or rows.filter(free | Q(keeper=owner), pk=pk).update(keeper=owner, keeper_until=now + LEASE):
+            ours.add(pk)
+    return ours
+
+
+def prepare(gateway_id: UUID, owner: str, *, now: datetime) -> Target | None:
+    """What to dial next; None when this gateway is not ours to keep any more.
+
+    A desktop that an earlier keeper left behind is none: its session goes back to `starting` first. Raises
+    NotConnectable.
+    """
+    with transaction.atomic():
+        gateway = _kept(gateway_id, owner)
+        if gateway is None or not gateway.session.is_open or gateway.port is None:
+            return None
+        _end_connections(gateway.session, status=None, detail="Its keeper went away.", now=now)
+        _take_back(gateway.session, detail="The keeper of the desktop went away.", notice=LOST, now=now)
+    connection = connection_for(gateway.session)
+    return Target(gateway.host, gateway.port, connection) if connection else None
+
+
+def opened(gateway_id: UUID, owner: str, connection: Connection, connection_id: str, *, now: datetime) -> bool:
+    """The desktop is held: its record begins and the session is ready. False when it is not wanted any more."""
+    try:
+        with transaction.atomic():
+            gateway = _kept(gateway_id, owner)
+            if gateway is None:
+                return False
+            GuacamoleConnection.objects.create(
+                session=gateway.session, gateway=gateway, hostname=connection.hostname, port=connection.port,
+                parameters=connection.parameters, connection_id=connection_id, opened_at=now,
+            )  # fmt: skip
+            services.desktop_ready(gateway.session, now=now)
+    except (StateConflict, SessionClosed):
+        return False  # it ended in the very last moment, and the record is rolled back
+    return True
+
+
+def lost(gateway_id: UUID, owner: str, *, status: int | None, detail: str, now: datetime) -> None:
+    """The desktop that was held is gone, and is being brought back."""
+    with transaction.atomic():
+        gateway = _kept(gateway_id, owner)
+        if gateway is not None:
+            _end_connections(gateway.session, status=status, detail=detail, now=now)
+            _take_back(gateway.session, detail=detail, notice=LOST, now=now)
+
+
+def failed(gateway_id: UUID, owner: str, *, detail: str, notice: str, is_final: bool, now: datetime) -> None:
+    """An attempt brought no desktop. `is_final`: others like it will not either, so the deadline comes nearer."""
+    with transaction.atomic():
+        gateway = _kept(gateway_id, owner)
+        if gateway is None or gateway.session.state != State.STARTING:
+            return
+        due_at = min(gateway.session.gateway_due_at, now + REFUSED_DEADLINE) if is_final else None
+        services.note_attempt(gateway.session, detail=detail, notice=notice, due_at=due_at, now=now)
+
+
+def let_go(gateway_id: UUID, owner: str, *, detail: str, notice: str, now: datetime) -> None:
+    """We keep this gateway no longer; if its session goes on, the next keeper brings the desktop back."""
+    with transaction.atomic():
+        session = SupportSession.objects.filter(gateways=gateway_id).get()
+        given = Gateway.objects.filter(pk=gateway_id, keeper=owner).update(keeper="", keeper_until=None)
+        if not given:
+            return  # another keeper has it, and has taken over the records too
+        _end_connections(session, status=None, detail=detail, now=now, gateway_id=gateway_id)
+        if Gateway.objects.filter(pk=gateway_id, state=GatewayState.READY).exists():
+            _take_back(session, detail=detail, notice=notice, now=now)
+
+
+def _kept(gateway_id: UUID, owner: str) -> Gateway | None:
+    """The row while it is ready and ours; the write makes sure that nobody takes it until the transaction ends."""
+    kept = Gateway.objects.filter(pk=gateway_id, keeper=owner, state=GatewayState.READY)
+    if not kept.update(keeper=owner):
+        return None
+    return kept.select_related("session__machine", "session__fleet").first()
+
+
+def _end_connections(
+    session: SupportSession, *, status: int | None, detail: str, now: datetime, gateway_id: UUID | None = None
+) -> None:
+    connections = GuacamoleConnection.objects.filter(session=session, closed_at=None)
+    if gateway_id is not None:
+        connections = connections.filter(gateway=gateway_id)
+    connections.update(closed_at=now, connection_id=None, status=status, detail=detail[:500])
+
+
+def _take_back(session: SupportSession, *, detail: str, notice: str, now: datetime) -> None:
+    """ready or active → starting; a session that is elsewhere stays there."""
+    for _ in range(3):
+        if session.state not in (State.READY, State.ACTIVE):
+            return
+        try:
+            services.desktop_lost(session, detail=detail, notice=notice, now=now)
+            return
+        except StateConflict:
+            session.refresh_from_db(fields=["state"])  # an operator came or went meanwhile
