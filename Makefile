@@ -8,7 +8,10 @@ PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadg
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
 
-.PHONY: help run setup-run setup-test test lint test-unit test-postgres test-e2e build requirements clean
+# The simulated machine that `make press` presses.
+MACHINE := IT-0042
+
+.PHONY: help run press setup-run setup-test test lint test-unit test-postgres test-e2e build requirements clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -18,6 +21,9 @@ help: ## Lists the targets.
 run: setup-run ## Installs what is missing and starts the portal with a fleet of simulated machines.
 	@$(SECRETS) $(PYTHON) manage.py migrate --no-input --verbosity 0
 	@$(SECRETS) exec $(PYTHON) manage.py demo
+
+press: ## Presses help on a machine of the running demo: make press MACHINE=PL-0311
+	@$(PYTHON) -m agent.simulator press --folder "$${STATE_DIR:-var}/demo/machines" --machine "$(MACHINE)"
 
 test: setup-test lint test-unit test-postgres test-e2e ## Installs what is missing and runs all of the tests.
 

@@ -28,8 +28,9 @@ try:
     CREDENTIAL_KEYS = [key for key in env.secret("CREDENTIAL_KEYS", "" if _BEFORE_SECRETS else None).split(",") if key]
     STATE_DIR = Path(env.text("STATE_DIR", str(BASE_DIR / "var")))
     # The exact origins (scheme://host[:port]) of the portal; the first is the one shown to people.
-    PUBLIC_ORIGINS = env.items("PUBLIC_ORIGINS", "http://127.0.0.1:8000")
     PUBLIC_BIND = env.address("PUBLIC_BIND", "127.0.0.1:8000")
+    # Without a choice: this computer alone, by the port that it listens on.
+    PUBLIC_ORIGINS = env.items("PUBLIC_ORIGINS", f"http://127.0.0.1:{PUBLIC_BIND[1]},http://localhost:{PUBLIC_BIND[1]}")
     MACHINE_API_BIND = env.address("MACHINE_API_BIND", "127.0.0.1:8001")
     REDIS_URL = env.text("REDIS_URL", "")
     DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")

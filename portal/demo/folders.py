@@ -1,0 +1,60 @@
+"""What the simulator reads: a folder a machine, with its settings and its token (the agent's side of the database)."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+
+from agent.simulator.config import MachineConfig
+from machines.models import Machine, MachineToken
+from machines.services import issue_token, revoke_token
+
+_RDP_PORT = 3389
+
+
+def write_machine_folder(folder: Path, machine: Machine, *, api_url: str, fault: str = "") -> MachineConfig:
+    """Makes FOLDER what the simulator needs to be this machine; an earlier token that still works stays.
+
+    A token that was lost or no longer fits is issued anew, and the machine's others end: nobody holds them.
+    """
+    token = _kept_token(folder, machine)
+    if token is None:
+        for lost in machine.tokens.filter(revoked_at=None):
+            revoke_token(lost)
+        token = issue_token(machine)
+    return MachineConfig.write(
+        folder,
+        token=token,
+        serial=machine.serial,
+        name=machine.name or machine.serial,
+        model=machine.model.name,
+        site=f"{machine.site.name}, {machine.site.city}"[:80],
+        time_zone=machine.site.time_zone,
+        address=machine.vpn_address,
+        api_url=api_url,
+        rdp_port=_RDP_PORT if _is_free(machine.vpn_address, _RDP_PORT) else 0,
+        fault=fault,
+    )
+
+
+def _kept_token(folder: Path, machine: Machine) -> str | None:
+    try:
+        token = (folder / "token").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    prefix, _, secret = token.partition(".")
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    live = MachineToken.objects.filter(machine=machine, prefix=prefix, secret_sha256=digest, revoked_at=None)
+    return token if live.exists() else None
+
+
+def _is_free(address: str, port: int) -> bool:
+    """False where something of this computer (a desktop's own RDP server) listens on every address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
