@@ -11,8 +11,13 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from machines.models import Fleet, Machine, MachineModel, User
+from sessions import states
 from sessions.encryption import EncryptedTextField
-from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, EndReason, GatewayState, State
+from sessions.states import EndReason, GatewayState, State
+
+# Sorted: a set's order differs from process to process, and each would look like a change to migrate.
+OPEN_STATES = sorted(state.value for state in states.OPEN_STATES)
+LIVE_GATEWAY_STATES = sorted(state.value for state in states.LIVE_GATEWAY_STATES)
 
 
 def _choices(enum: type[State] | type[EndReason] | type[GatewayState]) -> list[tuple[str, str]]:
@@ -71,7 +76,7 @@ class SupportSession(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(state__in=["closing", "closed"], end_reason__isnull=False, closing_at__isnull=False)
-                | Q(state__in=[s.value for s in OPEN_STATES], end_reason=None, closing_at=None),
+                | Q(state__in=OPEN_STATES, end_reason=None, closing_at=None),
                 name="session_ends_with_a_reason",
             ),
             models.CheckConstraint(
@@ -84,7 +89,7 @@ class SupportSession(models.Model):
             ),
             models.UniqueConstraint(
                 fields=["machine"],
-                condition=Q(state__in=[s.value for s in OPEN_STATES]),
+                condition=Q(state__in=OPEN_STATES),
                 name="one_open_session_a_machine",
             ),
             models.UniqueConstraint(fields=["machine", "idempotency_key"], name="one_session_an_idempotency_key"),
@@ -168,7 +173,7 @@ class Gateway(models.Model):
             models.CheckConstraint(condition=Q(state__in=[s.value for s in GatewayState]), name="gateway_state_known"),
             models.UniqueConstraint(
                 fields=["session"],
-                condition=Q(state__in=[s.value for s in LIVE_GATEWAY_STATES]),
+                condition=Q(state__in=LIVE_GATEWAY_STATES),
                 name="one_live_gateway_a_session",
             ),
         ]
