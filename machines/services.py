@@ -17,20 +17,20 @@ from machines.models import Fleet, Machine, MachineToken, SecurityEvent, User
 _SEEN_RESOLUTION = timedelta(seconds=10)
 
 
-def issue_token(machine: Machine) -> str:
+def issue_token(machine: Machine, *, user: User | None = None) -> str:
     """A new bearer token `prefix.secret` for a machine; the only time that its secret can be read."""
     prefix = secrets.token_hex(8)
     secret = secrets.token_urlsafe(32)
     MachineToken.objects.create(machine=machine, prefix=prefix, secret_sha256=_sha256(secret))
-    record_security_event("token_issued", machine=machine, detail={"prefix": prefix})
+    record_security_event("token_issued", machine=machine, user=user, detail={"prefix": prefix})
     return f"{prefix}.{secret}"
 
 
-def revoke_token(token: MachineToken, *, now: datetime | None = None) -> None:
+def revoke_token(token: MachineToken, *, user: User | None = None, now: datetime | None = None) -> None:
     """Ends a token at once; revoking it again changes nothing."""
     revoked = MachineToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now or timezone.now())
     if revoked:
-        record_security_event("token_revoked", machine=token.machine, detail={"prefix": token.prefix})
+        record_security_event("token_revoked", machine=token.machine, user=user, detail={"prefix": token.prefix})
 
 
 def authenticate_machine(token: str, *, peer_address: str) -> Machine:

@@ -1,0 +1,206 @@
+"""The fleet in the admin: fleets, sites, machines and their tokens, people, and the security record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin
+from django.db.models import Count, Model, Q, QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+
+from machines import services
+from machines.models import Fleet, Machine, MachineModel, MachineToken, Operator, SecurityEvent, Site, User
+
+# What a person may do anywhere: a change of it is for the security record.
+_RIGHTS = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions", "password")
+
+
+class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that are looked at only: they are the record of what happened."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+@admin.register(Fleet)
+class FleetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["name", "slug", "machines_active", "people", "max_open_sessions", "answer_deadline_s"]
+    search_fields = ["name", "slug"]
+    prepopulated_fields = {"slug": ["name"]}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Fleet]:
+        fleets: QuerySet[Fleet] = super().get_queryset(request)
+        return fleets.annotate(
+            _machines=Count("machines", filter=Q(machines__is_active=True), distinct=True),
+            _people=Count("operators", distinct=True),
+        )
+
+    @admin.display(description="Active machines", ordering="_machines")
+    def machines_active(self, fleet: Any) -> int:
+        return int(fleet._machines)
+
+    @admin.display(description="People", ordering="_people")
+    def people(self, fleet: Any) -> int:
+        return int(fleet._people)
+
+
+@admin.register(Site)
+class SiteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["name", "city", "country", "time_zone", "fleet"]
+    list_filter = ["fleet", "country"]
+    list_select_related = ["fleet"]
+    search_fields = ["name", "city", "address"]
+    autocomplete_fields = ["fleet"]
+
+
+@admin.register(MachineModel)
+class MachineModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["name", "manufacturer"]
+    list_filter = ["manufacturer"]
+    search_fields = ["name", "manufacturer"]
+
+
+@admin.register(Machine)
+class MachineAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["serial", "name", "site", "fleet", "model", "vpn_address", "is_active", "last_seen_at"]
+    list_filter = ["is_active", "fleet", "model", "site__country"]
+    list_select_related = ["site", "fleet", "model"]
+    search_fields = ["serial", "name", "vpn_address", "site__name", "site__city"]
+    autocomplete_fields = ["fleet", "site", "model"]
+    date_hierarchy = "created_at"
+    readonly_fields = ["last_seen_at", "software", "faults", "rtt_ms", "created_at"]
+    actions = ["issue_tokens"]
+
+    def save_model(self, request: HttpRequest, obj: Machine, form: ModelForm[Machine], change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        watched = [name for name in ("is_active", "vpn_address", "fleet") if name in form.changed_data]
+        if change and watched:
+            kind = "machine_changed"
+            if "is_active" in watched:
+                kind = "machine_activated" if obj.is_active else "machine_deactivated"
+            _record(request, kind, machine=obj, detail={"changed": watched})
+
+    def has_issue_tokens_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("machines.add_machinetoken")
+
+    @admin.action(description="Issue a token (shown once)", permissions=["issue_tokens"])
+    def issue_tokens(self, request: HttpRequest, machines: QuerySet[Machine]) -> HttpResponse:
+        """Answers with the page itself: a message would leave the secret in a cookie or a session's row."""
+        issued = []
+        for machine in machines:
+            issued.append((machine, services.issue_token(machine, user=_person(request))))
+            self.log_change(request, machine, "Issued a token.")
+        context = {**self.admin_site.each_context(request), "title": "Tokens, shown once", "issued": issued}
+        return TemplateResponse(request, "admin/machines/machine/tokens_issued.html", context)
+
+
+@admin.register(MachineToken)
+class MachineTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Tokens are issued on the machines' list, and revoked here; neither is ever changed by hand."""
+
+    list_display = ["prefix", "machine", "created_at", "last_used_at", "revoked_at"]
+    list_filter = [("revoked_at", admin.EmptyFieldListFilter), "machine__fleet"]
+    list_select_related = ["machine"]
+    search_fields = ["prefix", "machine__serial"]
+    date_hierarchy = "created_at"
+    fields = readonly_fields = ("prefix", "machine", "created_at", "last_used_at", "revoked_at")
+    actions = ["revoke"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @admin.action(description="Revoke the chosen tokens", permissions=["change"])
+    def revoke(self, request: HttpRequest, tokens: QuerySet[MachineToken]) -> None:
+        for token in tokens.select_related("machine__fleet"):
+            services.revoke_token(token, user=_person(request))
+            self.log_change(request, token, "Revoked.")
+        messages.success(request, "These tokens no longer work. Their machines need other ones to ask for help.")
+
+
+@admin.register(Operator)
+class OperatorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["user", "role", "works_for", "time_zone", "phone", "may_sign_in"]
+    list_filter = ["role", "fleets", "user__is_active"]
+    list_select_related = ["user"]
+    search_fields = ["user__username", "user__first_name", "user__last_name", "user__email", "phone"]
+    autocomplete_fields = ["user", "fleets"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Operator]:
+        return super().get_queryset(request).prefetch_related("fleets")
+
+    def save_related(self, request: HttpRequest, form: ModelForm[Operator], formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if watched := [name for name in ("role", "fleets", "user") if name in form.changed_data]:
+            operator = form.instance
+            fleets = [fleet.slug for fleet in operator.fleets.all()]
+            detail: dict[str, object] = {
+                "operator": operator.user.username,
+                "role": operator.role,
+                "fleets": fleets,
+                "changed": watched,
+            }
+            _record(request, "operator_changed" if change else "operator_added", detail=detail)
+
+    def delete_model(self, request: HttpRequest, obj: Operator) -> None:
+        _record(request, "operator_removed", detail={"operator": obj.user.username})
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Operator]) -> None:
+        for operator in queryset:
+            self.delete_model(request, operator)
+
+    @admin.display(description="Fleets")
+    def works_for(self, operator: Operator) -> str:
+        return ", ".join(fleet.name for fleet in operator.fleets.all())
+
+    @admin.display(description="May sign in", boolean=True, ordering="user__is_active")
+    def may_sign_in(self, operator: Operator) -> bool:
+        return operator.user.is_active
+
+
+@admin.register(User)
+class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
+    list_display = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "last_login"]
+    date_hierarchy = "date_joined"
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if watched := [name for name in _RIGHTS if name in form.changed_data]:
+            person = form.instance
+            kind = "user_changed" if change else "user_added"
+            if change and "is_active" in watched:
+                kind = "user_activated" if person.is_active else "user_deactivated"
+            _record(request, kind, detail={"user": person.username, "changed": watched})
+
+
+@admin.register(SecurityEvent)
+class SecurityEventAdmin(RecordAdmin):
+    list_display = ["at", "kind", "fleet", "machine", "user", "address"]
+    list_filter = ["kind", "fleet"]
+    list_select_related = ["fleet", "machine", "user"]
+    search_fields = ["kind", "address", "machine__serial", "user__username"]
+    date_hierarchy = "at"
+
+
+def _person(request: HttpRequest) -> User:
+    assert isinstance(request.user, User)  # the admin lets nobody else in
+    return request.user
+
+
+def _record(
+    request: HttpRequest, kind: str, *, machine: Machine | None = None, detail: dict[str, object] | None = None
+) -> None:
+    address = request.META.get("REMOTE_ADDR", "")
+    services.record_security_event(kind, machine=machine, user=_person(request), address=address, detail=detail)

@@ -1,0 +1,182 @@
+"""Rescues in the admin: a record to look at, the one action being to end one; connection profiles to manage.
+
+One-off logins are not registered, and a connection's id is read by no page here (T2, T10).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.options import InlineModelAdmin
+from django.db.models import Exists, Model, OuterRef, QuerySet
+from django.http import HttpRequest
+
+from machines.admin import RecordAdmin
+from machines.models import User
+from sessions import services
+from sessions.errors import SupportError
+from sessions.models import (
+    Attachment,
+    ConnectionProfile,
+    Gateway,
+    GuacamoleConnection,
+    RdpCredential,
+    SessionEvent,
+    SupportSession,
+)
+from sessions.states import EndReason
+from sessions.words import event_sentence
+
+
+class _RecordInline(InlineModelAdmin):  # type: ignore[type-arg]
+    template = "admin/edit_inline/tabular.html"
+    extra = 0
+    can_delete = False
+    show_change_link = True
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class _EventInline(_RecordInline):
+    model = SessionEvent
+    fields = readonly_fields = ("at", "words")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SessionEvent]:
+        return super().get_queryset(request).select_related("user")
+
+    @admin.display(description="What happened")
+    def words(self, event: SessionEvent) -> str:
+        return event_sentence(event)
+
+
+class _GatewayInline(_RecordInline):
+    model = Gateway
+    fields = readonly_fields = ("attempt", "driver", "state", "wanted_at", "ready_at", "stopped_at", "failure")
+
+
+class _ConnectionInline(_RecordInline):
+    model = GuacamoleConnection
+    fields = readonly_fields = ("protocol", "hostname", "port", "opened_at", "closed_at", "status", "detail")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[GuacamoleConnection]:
+        return super().get_queryset(request).defer("connection_id")
+
+
+class _AttachmentInline(_RecordInline):
+    model = Attachment
+    fields = readonly_fields = ("user", "role", "attached_at", "detached_at", "address", "end_detail")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attachment]:
+        return super().get_queryset(request).select_related("user")
+
+
+@admin.register(SupportSession)
+class SupportSessionAdmin(RecordAdmin):
+    list_display = [
+        "requested_at", "machine", "fleet", "state", "end_reason", "problem_code", "problem_text", "operator",
+        "login_kept",
+    ]  # fmt: skip
+    list_filter = ["state", "end_reason", "fleet", "machine__model", "operator"]
+    list_select_related = ["machine", "fleet", "operator"]
+    search_fields = [
+        "machine__serial", "machine__name", "problem_code", "problem_text", "cause", "fix", "operator__username",
+    ]  # fmt: skip
+    date_hierarchy = "requested_at"
+    exclude = ["idempotency_key", "request_digest"]
+    readonly_fields = ["id", "version", "login_kept"]
+    inlines = [_EventInline, _GatewayInline, _ConnectionInline, _AttachmentInline]
+    actions = ["end_by_force"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SupportSession]:
+        kept = RdpCredential.objects.filter(session=OuterRef("pk"))
+        rescues: QuerySet[SupportSession] = super().get_queryset(request)
+        return rescues.annotate(_login_kept=Exists(kept))
+
+    @admin.display(description="One-off login kept", boolean=True)
+    def login_kept(self, session: Any) -> bool:
+        return bool(session._login_kept)
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("support.change_supportsession")
+
+    @admin.action(description="End by force", permissions=["end"])
+    def end_by_force(self, request: HttpRequest, sessions: QuerySet[SupportSession]) -> None:
+        """Through the services, so by their rules: the person must be a supervisor."""
+        assert isinstance(request.user, User)
+        for session in sessions.select_related("closed_by"):
+            try:
+                services.close(session, user=request.user, outcome=EndReason.FORCED, note="Ended in the admin.")
+            except SupportError as error:
+                messages.error(request, f"{session}: {error}")
+            else:
+                self.log_change(request, session, "Ended by force.")
+                messages.success(request, f"{session}: ending. Gateway, tunnel and login go within seconds.")
+
+
+@admin.register(SessionEvent)
+class SessionEventAdmin(RecordAdmin):
+    list_display = ["at", "session", "kind", "words", "actor", "user"]
+    list_filter = ["kind", "actor", "session__fleet"]
+    list_select_related = ["session__machine", "user"]
+    search_fields = ["kind", "session__machine__serial", "user__username"]
+    date_hierarchy = "at"
+
+    @admin.display(description="What happened")
+    def words(self, event: SessionEvent) -> str:
+        return event_sentence(event)
+
+
+@admin.register(Gateway)
+class GatewayAdmin(RecordAdmin):
+    list_display = ["wanted_at", "session", "attempt", "driver", "state", "host", "port", "ready_at", "failure"]
+    list_filter = ["state", "driver", "session__fleet"]
+    list_select_related = ["session__machine"]
+    search_fields = ["session__machine__serial", "host", "failure"]
+    date_hierarchy = "wanted_at"
+
+
+@admin.register(GuacamoleConnection)
+class GuacamoleConnectionAdmin(RecordAdmin):
+    list_display = ["opened_at", "session", "protocol", "hostname", "port", "closed_at", "status", "detail"]
+    list_filter = ["protocol", "status", ("closed_at", admin.EmptyFieldListFilter), "session__fleet"]
+    list_select_related = ["session__machine"]
+    search_fields = ["session__machine__serial", "hostname", "detail"]
+    date_hierarchy = "opened_at"
+    exclude = ["connection_id"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[GuacamoleConnection]:
+        return super().get_queryset(request).defer("connection_id")
+
+
+@admin.register(ConnectionProfile)
+class ConnectionProfileAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ["name", "fleet", "machine_model", "security", "color_depth", "width", "height", "allow_paste"]
+    list_filter = ["security", "fleet", "machine_model"]
+    list_select_related = ["fleet", "machine_model"]
+    search_fields = ["name", "fleet__name", "machine_model__name"]
+    autocomplete_fields = ["fleet", "machine_model"]
+    fieldsets = [
+        (None, {"fields": ["name", "fleet", "machine_model"]}),
+        ("Signing in", {"fields": ["security", "ignore_certificate"]}),
+        ("Screen", {"fields": [("width", "height", "dpi"), "color_depth", "disable_gfx"]}),
+        ("Looks", {"fields": ["enable_wallpaper", "enable_font_smoothing"]}),
+        ("Keyboard and clipboard", {"fields": ["server_layout", "allow_copy", "allow_paste"]}),
+    ]
+
+
+@admin.register(Attachment)
+class AttachmentAdmin(RecordAdmin):
+    list_display = ["attached_at", "session", "user", "role", "detached_at", "address", "end_detail"]
+    list_filter = ["role", ("detached_at", admin.EmptyFieldListFilter), "session__fleet"]
+    list_select_related = ["session__machine", "user"]
+    search_fields = ["session__machine__serial", "user__username", "address"]
+    date_hierarchy = "attached_at"
+    exclude = ["ticket_sha256"]

@@ -1,0 +1,210 @@
+"""The admin: every page opens, no page shows a secret, and what a manager changes leaves its record."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.test import Client, RequestFactory
+from django.urls import reverse
+from django.utils import timezone
+
+from machines import services as fleet_services
+from machines.models import Machine, MachineToken, Operator, SecurityEvent, User
+from sessions import attachments, services
+from sessions.models import (
+    Attachment,
+    ConnectionProfile,
+    Gateway,
+    GuacamoleConnection,
+    RdpCredential,
+    SupportSession,
+)
+from tests.sessions.rescues import fleet, machine, person, press
+
+pytestmark = pytest.mark.django_db
+
+# Each of these is in the rows below; none of them may be on a page.
+PASSWORD, CONNECTION_ID = "canary-7Yk2", "$canary-connection-id"
+OURS = [model for name in ("machines", "support") for model in apps.get_app_config(name).get_models()]
+REGISTERED = [model for model in OURS if model in admin.site._registry]
+
+
+def name_of(model: Any) -> str:
+    return f"{model._meta.app_label}_{model._meta.model_name}"
+
+
+@pytest.fixture
+def manager() -> Client:
+    root = User.objects.create_superuser("root")
+    client = Client()
+    client.force_login(root, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+@pytest.fixture
+def full() -> dict[str, str]:
+    """At least one row of everything, and the secrets that no page may show, by what they are."""
+    session = services.claim(press(), user=person("Alice"))
+    RdpCredential.objects.filter(session=session).update(username="canary-user-3Qx")
+    ticket = attachments.issue_ticket(session, user=person("Alice"), role="controller")
+    gateway = Gateway.objects.create(session=session, driver="local", host="127.0.0.1", port=4822)
+    GuacamoleConnection.objects.create(
+        session=session, gateway=gateway, hostname="127.64.0.1", port=3389, connection_id=CONNECTION_ID
+    )
+    ConnectionProfile.objects.create(name="North's", fleet=fleet())
+    token = fleet_services.issue_token(session.machine)
+    return {
+        "password": PASSWORD,
+        "username": "canary-user-3Qx",
+        "connection id": CONNECTION_ID,
+        "ticket": ticket,
+        "ticket's fingerprint": Attachment.objects.get().ticket_sha256,
+        "token's secret": token.partition(".")[2],
+        "token's fingerprint": MachineToken.objects.get().secret_sha256,
+        "request's digest": session.request_digest,
+    }
+
+
+def test_every_model_is_managed_but_the_one_off_logins() -> None:
+    assert set(OURS) - set(REGISTERED) == {RdpCredential}
+
+
+@pytest.mark.parametrize("model", REGISTERED, ids=name_of)
+def test_every_page_of_a_model_opens_and_shows_no_secret(manager: Client, full: dict[str, str], model: Any) -> None:
+    listing = reverse(f"admin:{name_of(model)}_changelist")
+    row = model._default_manager.first()
+    assert row is not None, "no row to look at"
+    addresses = [
+        listing,
+        f"{listing}?q=canary",
+        reverse(f"admin:{name_of(model)}_change", args=[row.pk]),
+        reverse(f"admin:{name_of(model)}_history", args=[row.pk]),
+    ]
+    page = manager.get(listing).content.decode()
+    addresses += {listing + query.replace("&amp;", "&") for query in re.findall(r'href="(\?[^"]+)"', page)}
+    if admin.site._registry[model].has_add_permission(manager_request()):
+        addresses.append(reverse(f"admin:{name_of(model)}_add"))
+    for address in addresses:
+        response = manager.get(address)
+        assert response.status_code == 200, address
+        for what, secret in full.items():
+            assert secret not in response.content.decode(), f"{what} on {address}"
+
+
+def manager_request() -> Any:
+    request = RequestFactory().get("/admin/")
+    request.user = User.objects.get(username="root")
+    return request
+
+
+@pytest.mark.parametrize("model", [SupportSession, SecurityEvent, GuacamoleConnection, Gateway, Attachment])
+def test_the_record_cannot_be_changed_by_hand(manager: Client, full: dict[str, str], model: Any) -> None:
+    row = model._default_manager.first()
+    before = model._default_manager.values().get(pk=row.pk)
+    assert manager.get(reverse(f"admin:{name_of(model)}_add")).status_code == 403
+    assert manager.post(reverse(f"admin:{name_of(model)}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    assert manager.post(reverse(f"admin:{name_of(model)}_change", args=[row.pk]), {}).status_code == 403
+    assert model._default_manager.values().get(pk=row.pk) == before
+
+
+def act(client: Client, model: Any, action: str, row: Any, **kwargs: Any) -> Any:
+    body = {"action": action, "_selected_action": [str(row.pk)]}
+    return client.post(reverse(f"admin:{name_of(model)}_changelist"), body, **kwargs)
+
+
+def test_token_is_shown_once_works_and_is_recorded(manager: Client) -> None:
+    found = machine()
+    answer = act(manager, Machine, "issue_tokens", found)
+    (token,) = re.findall(r"<code>(\w{16}\.[\w-]{40,})</code>", answer.content.decode())
+    assert "no-store" in answer["Cache-Control"]
+    assert fleet_services.authenticate_machine(token, peer_address=found.vpn_address) == found
+    assert token.partition(".")[2] not in manager.get(reverse("admin:machines_machine_changelist")).content.decode()
+    assert not any(token.partition(".")[2] in morsel.value for morsel in manager.cookies.values())
+    assert SecurityEvent.objects.get(kind="token_issued").user == User.objects.get(username="root")
+    assert LogEntry.objects.get().object_id == str(found.pk)
+
+
+def test_revoked_token_works_no_more_and_is_recorded(manager: Client) -> None:
+    found = machine()
+    token = fleet_services.issue_token(found)
+    act(manager, MachineToken, "revoke", MachineToken.objects.get())
+    with pytest.raises(Exception, match="not valid"):
+        fleet_services.authenticate_machine(token, peer_address=found.vpn_address)
+    assert SecurityEvent.objects.get(kind="token_revoked").user == User.objects.get(username="root")
+    assert LogEntry.objects.count() == 1
+
+
+def form_of(client: Client, address: str) -> dict[str, Any]:
+    """What a browser would send back unchanged."""
+    response = client.get(address)
+    form = response.context["adminform"].form
+    values = {}
+    for name, field in form.fields.items():
+        value = form.get_initial_for_field(field, name)
+        value = field.prepare_value(value) if hasattr(field, "prepare_value") else value
+        if isinstance(value, bool):
+            values.update({name: "on"} if value else {})
+        elif value is not None and "password" not in name and not hasattr(value, "isoformat"):
+            values[name] = value
+    return values
+
+
+def test_switching_a_machine_off_is_recorded_with_who_did_it(manager: Client) -> None:
+    found = machine()
+    address = reverse("admin:machines_machine_change", args=[found.pk])
+    values = form_of(manager, address)
+    del values["is_active"]
+    assert manager.post(address, values).status_code == 302
+    found.refresh_from_db()
+    assert not found.is_active
+    event = SecurityEvent.objects.get(kind="machine_deactivated")
+    assert (event.machine, event.user, event.address) == (found, User.objects.get(username="root"), "127.0.0.1")
+    assert LogEntry.objects.count() == 1
+
+
+def test_another_role_is_recorded(manager: Client) -> None:
+    operator = Operator.objects.get(user=person("Alice"))
+    address = reverse("admin:machines_operator_change", args=[operator.pk])
+    values = {**form_of(manager, address), "role": "supervisor"}
+    values["fleets"] = [fleet().pk]
+    assert manager.post(address, values).status_code == 302
+    assert SecurityEvent.objects.get(kind="operator_changed").detail["role"] == "supervisor"
+
+
+def test_machine_at_another_fleets_site_is_refused_in_words(manager: Client) -> None:
+    found, other = machine(), machine("B1", of="South")
+    address = reverse("admin:machines_machine_change", args=[found.pk])
+    answer = manager.post(address, {**form_of(manager, address), "site": other.site_id})
+    assert answer.status_code == 200 and "belongs to South" in answer.content.decode()
+
+
+def test_supervisor_ends_a_rescue_by_force_through_the_services(manager: Client) -> None:
+    session = press()
+    answer = act(manager, SupportSession, "end_by_force", session, follow=True)
+    assert "Only a supervisor" in answer.content.decode()
+    session.refresh_from_db()
+    assert session.is_open
+    Operator.objects.create(user=User.objects.get(username="root"), role="supervisor")
+    act(manager, SupportSession, "end_by_force", session)
+    session.refresh_from_db()
+    assert (session.state, session.end_reason) == ("closing", "forced")
+    assert not RdpCredential.objects.filter(session=session).exists()
+    assert LogEntry.objects.count() == 1
+
+
+def test_operators_who_are_no_staff_have_no_admin() -> None:
+    client = Client()
+    client.force_login(person("Alice"), backend="django.contrib.auth.backends.ModelBackend")
+    for model in REGISTERED:
+        assert client.get(reverse(f"admin:{name_of(model)}_changelist")).status_code in (302, 403)
+
+
+def test_connection_ended_long_ago_has_its_record(manager: Client, full: dict[str, str]) -> None:
+    GuacamoleConnection.objects.update(connection_id=None, closed_at=timezone.now(), status=519, detail="Cable pulled")
+    page = manager.get(reverse("admin:support_guacamoleconnection_changelist")).content.decode()
+    assert "Cable pulled" in page and "519" in page
