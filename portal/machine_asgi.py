@@ -41,9 +41,9 @@ class MachineHandler(ASGIHandler):
         self._middleware_chain = self._answer
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        request.urlconf = settings.MACHINE_URLCONF  # type: ignore[attr-defined]
+        request.urlconf = settings.MACHINE_URLCONF
         try:
-            response: HttpResponseBase = await self._get_response_async(request)
+            response: HttpResponseBase = await self._get_response_async(request)  # type: ignore[attr-defined]
         except Exception as error:
             response = http_response(_problem(error))
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -54,7 +54,7 @@ class MachineHandler(ASGIHandler):
 class BoundedBody:
     """Refuses bodies beyond the limit before they are kept anywhere; Django would spool any size to disk."""
 
-    def __init__(self, app: Callable[[_Message, _Receive, _Send], Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:

@@ -50,7 +50,7 @@ def peer_address(meta: dict[str, Any]) -> str:
     return str(mapped or address)  # a socket for both families sees IPv4 callers as ::ffff:a.b.c.d
 
 
-class MachineScheme(OpenApiAuthenticationExtension):
+class MachineScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How the schema tells of it."""
 
     target_class = "machines.api.authentication.MachineAuthentication"

@@ -12,7 +12,7 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from machines.api.authentication import MachineAuthentication
+from machines.api.authentication import MachineAuthentication, MachineCaller
 from machines.api.problems import Problem
 from machines.models import Machine
 
@@ -64,7 +64,8 @@ class MachineView(APIView):
 
     @property
     def machine(self) -> Machine:
-        return self.request.user.machine  # type: ignore[union-attr]
+        caller: MachineCaller = self.request.user  # type: ignore[assignment]
+        return caller.machine
 
 
 def too_large() -> Problem:

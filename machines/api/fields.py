@@ -13,7 +13,7 @@ _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*")
 PRINTABLE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 
-class Text(serializers.Field):
+class Text(serializers.Field[str, Any, str, Any]):
     """A string of `shortest` to `longest` characters, taken as it is: nothing is trimmed or changed."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Text(serializers.Field):
         return value
 
 
-class WholeNumber(serializers.Field):
+class WholeNumber(serializers.Field[int, Any, int, Any]):
     """A JSON integer in a range; neither a text nor true, which Python counts as numbers."""
 
     def __init__(self, *, least: int, most: int, **kwargs: Any) -> None:
@@ -65,7 +65,7 @@ class WholeNumber(serializers.Field):
         return value
 
 
-class Choice(serializers.Field):
+class Choice(serializers.Field[str, Any, str, Any]):
     """One of a few words."""
 
     def __init__(self, words: tuple[str, ...], **kwargs: Any) -> None:

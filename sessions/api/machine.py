@@ -127,7 +127,9 @@ class SupportRequest(MachineView):
         self.request = wrapped = self.initialize_request(request, *args, **kwargs)
         try:
             await waiting.in_pool(self.initial, wrapped)
-            handler = getattr(self, str(request.method).lower(), None) or self.http_method_not_allowed
+            method = str(request.method).lower()
+            handler = getattr(self, method, None) if method in self.http_method_names else None
+            handler = handler or self.http_method_not_allowed
             answer: Response | Awaitable[Response] = handler(wrapped, *args, **kwargs)
             response = await answer if isawaitable(answer) else answer
         except Exception as error:
