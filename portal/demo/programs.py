@@ -61,10 +61,12 @@ class Program:
         if status is not None:
             raise DemoError(f"{self.name} ended by itself (status {status}). {self._last_words()}")
 
-    def stop(self, *, timeout_s: float) -> bool:
-        """Ends the program; False when it had to be killed."""
+    def tell_to_stop(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
+
+    def wait_until_gone(self, *, timeout_s: float) -> bool:
+        """Returns when the program has ended; False when it had to be killed."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -85,9 +87,14 @@ def check_port(name: str, address: tuple[str, int], *, example: str) -> None:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise DemoError(
-            f"Port {port} of {host} cannot be used: {error.strerror or error}. End the program that has it, "
+            f"Port {port} of {host} cannot be used: {_reason(error)}. End the program that has it, "
             f"or choose another port with {name}, as in: {name}={example} make run"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    # socket.create_server adds to the system's words; an address that cannot be resolved has only its own.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from portal.demo.plan import FLEETS
 from portal.demo.programs import Program, ToldToStop, check_port, ending_signals_raise
 from portal.demo.seeding import seed_fleet
 from portal.environment import Environment, SettingError
+from sessions.gateways.base import GatewayError, get_driver
 
 _STREET_PORT = 8090
 _READY_S = 60.0
@@ -46,8 +47,6 @@ class Command(BaseCommand):
                     _check_ports(street_port)
                 with self._step("Demo fleets, machines and people"):
                     logins = self._seed(folder)
-                # The programs have connections of their own; this process only waits from here.
-                connections.close_all()
                 if seed_only:
                     self._say_logins(logins)
                     return
@@ -73,6 +72,8 @@ class Command(BaseCommand):
         return [(person.username, passwords[person.username], person.about) for person in people]
 
     def _run(self, folder: Path, street_port: int, logins: list[tuple[str, str | None, str]]) -> None:
+        # The programs have connections of their own; this process only waits from here.
+        connections.close_all()
         programs: list[tuple[Program, float]] = []
         try:
             server = _start_server(folder)
@@ -91,7 +92,10 @@ class Command(BaseCommand):
         finally:
             self._say("")
             with self._step("Ending the server and the machines"):
-                killed = [program.name for program, timeout_s in programs if not program.stop(timeout_s=timeout_s)]
+                for program, _ in programs:
+                    program.tell_to_stop()
+                killed = [program.name for program, limit in programs if not program.wait_until_gone(timeout_s=limit)]
+                _stop_gateways()
             if killed:
                 self._say(f"  Killed, for it did not end by itself: {', '.join(killed)}")
 
@@ -177,6 +181,16 @@ def _start_machines(folder: Path, street_port: int) -> Program:
         ready_file=ready,
         environment={"PYTHONPATH": str(settings.BASE_DIR)},
     )
+
+
+def _stop_gateways() -> None:
+    """Stops what the server has left; it stops its gateways itself, unless it was killed. Raises DemoError."""
+    driver = get_driver(settings.GATEWAY)
+    try:
+        for attempt in driver.running():
+            driver.stop(attempt, {})
+    except GatewayError as error:
+        raise DemoError(f"Not all gateways could be stopped: {error}") from error
 
 
 def _reachable(host: str) -> str:

@@ -1,0 +1,339 @@
+"""The demo: what it makes, what it keeps at the second run, and that nothing of it is left at its end."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from machines.errors import TokenRefused
+from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
+from machines.selectors import fleets_of, machines_for
+from machines.services import authenticate_machine
+from portal.demo.errors import DemoError
+from portal.demo.plan import EVERYWHERE, FLEETS
+from portal.demo.seeding import seed_fleet, seed_machine
+
+ROOT = Path(__file__).resolve().parents[2]
+MILANO = EVERYWHERE.machines[0]
+LOGINS = ("alice", "bob", "charlie")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, settings: Any) -> Path:
+    """The demo's folder in a state folder of its own."""
+    settings.STATE_DIR = tmp_path
+    return tmp_path / "demo"
+
+
+def seed() -> dict[str, str]:
+    """Runs the seeding; answers with what is said beside each user name."""
+    said = io.StringIO()
+    call_command("demo", seed_only=True, stdout=said)
+    return dict(re.findall(r"as +(\w+) +(\S+)", said.getvalue()))
+
+
+def token_of(folder: Path, serial: str) -> str:
+    return (folder / "machines" / serial / "token").read_text().strip()
+
+
+@pytest.mark.django_db
+class TestSeeding:
+    def test_makes_two_fleets_whose_rows_are_all_valid(self, folder: Path) -> None:
+        seed()
+        assert Fleet.objects.count() == 2
+        assert len({site.country for site in Site.objects.all()}) >= 6
+        for model in (Fleet, Site, MachineModel, Machine, Operator, apps.get_model("support", "ConnectionProfile")):
+            assert model.objects.exists()
+            for row in model.objects.all():
+                row.full_clean()
+
+    def test_leaves_the_history_empty(self, folder: Path) -> None:
+        seed()
+        assert not apps.get_model("support", "SupportSession").objects.exists()
+
+    def test_second_run_changes_nothing_and_says_the_same_logins(self, folder: Path) -> None:
+        tables = (Fleet, Site, MachineModel, Machine, Operator, User, apps.get_model("machines", "MachineToken"))
+        first = seed()
+        rows = {table: list(table.objects.order_by("pk").values()) for table in tables}
+        assert seed() == first
+        assert {table: list(table.objects.order_by("pk").values()) for table in tables} == rows
+
+    def test_keeps_what_people_have_changed(self, folder: Path) -> None:
+        seed()
+        Machine.objects.filter(serial=MILANO.serial).update(name="Beside the kiosk")
+        Operator.objects.get(user__username="bob").fleets.clear()
+        seed()
+        assert Machine.objects.get(serial=MILANO.serial).name == "Beside the kiosk"
+        assert not fleets_of(User.objects.get(username="bob"))
+
+    def test_brings_back_what_was_deleted(self, folder: Path) -> None:
+        seed()
+        apps.get_model("support", "ConnectionProfile").objects.all().delete()
+        User.objects.get(username="bob").delete()
+        bob = seed()["bob"]
+        assert Client().login(username="bob", password=bob)
+        assert apps.get_model("support", "ConnectionProfile").objects.count() == 2
+
+    def test_machine_takes_the_next_address_when_another_has_the_planned_one(self, folder: Path) -> None:
+        other = Fleet.objects.create(name="Other", slug="other")
+        first = seed_machine(other, MILANO)
+        second = seed_machine(Fleet.objects.create(name="Third", slug="third"), MILANO)
+        assert (first.vpn_address, second.vpn_address) == ("127.64.1.1", "127.64.1.2")
+
+    def test_says_what_to_do_where_machines_are_not_on_this_computer(self, settings: Any) -> None:
+        settings.VPN_NETWORK = ipaddress.ip_network("10.8.0.0/16")
+        with pytest.raises(DemoError, match=r"expected an address in the machines' network 10\.8\.0\.0/16.*defaults"):
+            seed_fleet(EVERYWHERE)
+        assert not Machine.objects.exists()
+
+    def test_tenants_see_their_own_machines_only(self, folder: Path) -> None:
+        seed()
+        seen = {name: {machine.serial for machine in machines_for(User.objects.get(username=name))} for name in LOGINS}
+        assert seen["alice"] == seen["bob"] == {machine.serial for machine in FLEETS[0].machines}
+        assert seen["charlie"] == {machine.serial for machine in FLEETS[1].machines}
+
+
+@pytest.mark.django_db
+class TestSecrets:
+    def test_machine_is_known_by_the_token_in_its_folder(self, folder: Path) -> None:
+        seed()
+        machine = authenticate_machine(token_of(folder, MILANO.serial), peer_address=MILANO.address)
+        assert machine.serial == MILANO.serial
+
+    def test_lost_token_is_issued_anew_and_the_lost_one_ends(self, folder: Path) -> None:
+        seed()
+        lost = token_of(folder, MILANO.serial)
+        (folder / "machines" / MILANO.serial / "token").unlink()
+        seed()
+        authenticate_machine(token_of(folder, MILANO.serial), peer_address=MILANO.address)
+        with pytest.raises(TokenRefused):
+            authenticate_machine(lost, peer_address=MILANO.address)
+
+    def test_token_of_another_database_is_replaced(self, folder: Path) -> None:
+        seed()
+        (folder / "machines" / MILANO.serial / "token").write_text("0123456789abcdef.of-another-database-altogether\n")
+        seed()
+        authenticate_machine(token_of(folder, MILANO.serial), peer_address=MILANO.address)
+
+    def test_only_the_owner_reads_tokens_and_passwords(self, folder: Path) -> None:
+        seed()
+        secrets = [folder / "logins.json", *folder.glob("machines/*/token")]
+        assert len(secrets) == 1 + Machine.objects.count()
+        assert {oct(path.stat().st_mode & 0o777) for path in secrets} == {"0o600"}
+
+    def test_no_secret_is_in_a_machine_s_settings(self, folder: Path) -> None:
+        seed()
+        assert token_of(folder, MILANO.serial).partition(".")[2]
+        for path in folder.glob("machines/*/machine.json"):
+            assert token_of(folder, path.parent.name).partition(".")[2] not in path.read_text()
+
+    @pytest.mark.parametrize("username", LOGINS)
+    def test_login_that_is_said_works(self, folder: Path, username: str) -> None:
+        assert Client().login(username=username, password=seed()[username])
+
+    def test_password_that_somebody_chose_stays_and_is_not_said(self, folder: Path) -> None:
+        first = seed()
+        user = User.objects.get(username="alice")
+        user.set_password("chosen by alice")
+        user.save()
+        said = io.StringIO()
+        call_command("demo", seed_only=True, stdout=said)
+        assert "the password that you chose" in said.getvalue()
+        assert first["alice"] not in said.getvalue()
+        assert Client().login(username="alice", password="chosen by alice")
+
+    def test_lost_passwords_are_made_anew(self, folder: Path) -> None:
+        first = seed()
+        (folder / "logins.json").unlink()
+        second = seed()
+        assert first["alice"] != second["alice"]
+        assert Client().login(username="alice", password=second["alice"])
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [listener.getsockname()[1] for listener in listeners]
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+@pytest.mark.django_db
+class TestRefusals:
+    @pytest.mark.parametrize("name", ["PUBLIC_BIND", "MACHINE_API_BIND", "STREET_PORT"])
+    def test_port_in_use_is_named_with_the_setting_that_chooses_another(
+        self, name: str, folder: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ports = dict(zip(("PUBLIC_BIND", "MACHINE_API_BIND", "STREET_PORT"), free_ports(3), strict=True))
+        with listening() as port:
+            ports[name] = port
+            settings.PUBLIC_BIND = ("127.0.0.1", ports["PUBLIC_BIND"])
+            settings.MACHINE_API_BIND = ("127.0.0.1", ports["MACHINE_API_BIND"])
+            monkeypatch.setenv("STREET_PORT", str(ports["STREET_PORT"]))
+            with pytest.raises(CommandError) as refusal:
+                call_command("demo", stdout=io.StringIO())
+        assert f"Port {port} of 127.0.0.1 cannot be used: Address already in use." in str(refusal.value)
+        assert f"{name}=" in str(refusal.value)
+        assert not Fleet.objects.exists()
+
+    def test_malformed_street_port_is_named(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STREET_PORT", "high street")
+        with pytest.raises(CommandError, match="STREET_PORT: found 'high street', expected a whole number"):
+            call_command("demo", stdout=io.StringIO())
+
+
+class Demo:
+    """`manage.py demo` as a newcomer has it, with ports and a database of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.public, self.machines, self.street = free_ports(3)
+        self.state = state
+        self.output = state / "said"
+        self._mark = f"STATE_DIR={state}"
+        self._environment = {
+            **os.environ,
+            "STATE_DIR": str(state),
+            "INSTALLATION": str(state),
+            "DATABASE_URL": f"sqlite:///{state / 'demo.sqlite3'}",
+            "PUBLIC_BIND": f"127.0.0.1:{self.public}",
+            "MACHINE_API_BIND": f"127.0.0.1:{self.machines}",
+            "STREET_PORT": str(self.street),
+        }
+        self.manage("migrate", "--verbosity", "0")
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False)
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        with open(self.output, "wb") as output:
+            command = [sys.executable, "manage.py", "demo"]
+            process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
+        try:
+            wait_until(lambda: "charlie" in self.said() or process.poll() is not None, "the logins", self.said)
+            assert process.poll() is None, self.said()
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(60)
+
+    def press(self, serial: str) -> None:
+        """Presses help on a machine from a terminal; returns when its screen says that the desktop is ready."""
+        folder = str(self.state / "demo" / "machines")
+        command = [sys.executable, "-m", "agent.simulator", "press", "--folder", folder, "--machine", serial]
+        states: list[str] = []
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as pressing:
+            assert pressing.stdout is not None
+            for line in pressing.stdout:
+                states.append(line.split(":")[0])
+                if states[-1] == "ready":
+                    break
+            pressing.kill()
+        assert states[-1:] == ["ready"], states
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def logins(self) -> dict[str, str]:
+        return dict(re.findall(r"as +(\w+) +(\S+)", self.said()))
+
+    def processes(self) -> list[str]:
+        """What runs with this demo's state folder in its environment, guacd too."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                names = (path / "environ").read_bytes().split(b"\0")
+                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            marks = (self._mark, f"PORTAFILTER_INSTALLATION={self._environment['INSTALLATION']}")
+            if command and any(mark.encode() in names for mark in marks):
+                found.append(command)
+        return found
+
+
+def wait_until(holds: Any, what: str, told: Any, *, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s. {told()}"
+        time.sleep(0.05)
+
+
+def status_of(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return int(answer.status)
+
+
+@pytest.mark.real
+@pytest.mark.timeout(180)
+@pytest.mark.xdist_group("demo")  # all of them have the same machines' addresses
+class TestRunning:
+    def test_help_pressed_in_a_terminal_has_its_desktop_held_and_the_end_leaves_nothing(self, tmp_path: Path) -> None:
+        demo = Demo(tmp_path)
+        with demo.running() as process:
+            assert status_of(f"http://127.0.0.1:{demo.public}/accounts/login/") == 200
+            assert status_of(f"http://localhost:{demo.public}/accounts/login/") == 200
+            assert status_of(f"http://127.0.0.1:{demo.street}/") == 200
+            assert any("Xvfb" in command for command in demo.processes())
+            assert "runs already, as process" in demo.manage("demo").stderr
+            first = demo.logins()
+            assert set(first) == set(LOGINS)
+
+            demo.press(MILANO.serial)
+            assert any("guacd" in command for command in demo.processes())
+
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, demo.said()
+        assert demo.processes() == []
+        assert "Killed" not in demo.said()
+        with demo.running():
+            assert demo.logins() == first
+        assert demo.processes() == []
+
+    def test_killed_demo_takes_its_programs_with_it(self, tmp_path: Path) -> None:
+        demo = Demo(tmp_path)
+        with demo.running() as process:
+            process.kill()
+            process.wait()
+            wait_until(lambda: not demo.processes(), "the end of all programs", demo.processes)
+
+    def test_server_that_dies_ends_the_demo_with_its_last_words(self, tmp_path: Path) -> None:
+        demo = Demo(tmp_path)
+        with demo.running() as process:
+            demo.press(MILANO.serial)
+            server = next(
+                int(path.parent.name)
+                for path in Path("/proc").glob("[0-9]*/cmdline")
+                if f"{tmp_path}/demo/server.ready".encode() in path.read_bytes()
+            )
+            os.kill(server, signal.SIGKILL)
+            assert process.wait(60) == 1
+        assert "The server ended by itself" in demo.said()
+        assert "server.log" in demo.said()
+        assert demo.processes() == []
