@@ -1,0 +1,109 @@
+"""The server as a child process, simulated machines with a real desktop, and people with a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from agent.simulator import MachineConfig, SimulatedMachine
+from tests.e2e.installation import ROOT, Installation
+from tests.e2e.people import Person
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="package")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One server for all of these tests; a test that stops it starts it again."""
+    if not (ROOT / "static/dist/rescue.js").exists():
+        pytest.fail("static/dist is not built: found no rescue.js there, expected what `npm run build` makes")
+    installation = Installation(tmp_path_factory.mktemp("installation"))
+    try:
+        installation.prepare()
+        installation.start()
+        yield installation
+    finally:
+        installation.remove()
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Chromium. Playwright's loop runs in this thread: for this package only, so that asyncio tests never meet it."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="package")
+def serials(installation: Installation) -> Iterator[str]:
+    return iter(installation.machines)
+
+
+@pytest.fixture
+def machine(installation: Installation, serials: Iterator[str], tmp_path: Path) -> Iterator[SimulatedMachine]:
+    """A machine that no other test has, switched on, with a jammed grinder."""
+    serial = next(serials)
+    config = MachineConfig.write(
+        tmp_path / serial,
+        serial=serial,
+        name=f"Lobby {serial}",
+        address=installation.machines[serial],
+        api_url=installation.machine_api,
+        token=installation.tokens[serial],
+        rdp_port=0,
+        fault="E17",
+    )
+    with SimulatedMachine(config) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="package")
+def _signed_in() -> dict[str, object]:
+    """The cookies of those who have signed in; a password is checked slowly on purpose."""
+    return {}
+
+
+@pytest.fixture
+def sign_in(
+    installation: Installation, browser: Browser, _signed_in: dict[str, object]
+) -> Iterator[Callable[[str], Person]]:
+    """Gives a person a browser of their own, signed in with their password (once a run) and with the queue open."""
+    contexts: list[BrowserContext] = []
+    people: list[Person] = []
+
+    def enter(name: str) -> Person:
+        cookies = _signed_in.get(name)
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, storage_state=cookies)  # type: ignore[arg-type]
+        contexts.append(context)
+        person = Person(name, context, installation.address)
+        people.append(person)
+        if cookies is None:
+            person.sign_in(installation.password)
+            _signed_in[name] = context.storage_state()
+        person.open_queue()
+        return person
+
+    yield enter
+    complaints = [f"{person.name}: {complaint}" for person in people for complaint in person.complaints]
+    for context in contexts:
+        context.close()
+    assert complaints == [], "a page raised an error, opened a dialog or broke the content security policy"
