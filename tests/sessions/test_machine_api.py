@@ -20,7 +20,7 @@ from sessions.states import EndReason
 from tests.sessions.machine_face import LOGIN, REQUESTS, Caller, caller_of
 from tests.sessions.rescues import PASSWORD, machine, person, press
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("poll_pool")]
 
 
 @pytest.fixture
@@ -76,13 +76,13 @@ def test_socket_of_both_families_gives_the_same_address(a1: Caller) -> None:
 HOSTS = ["127.0.0.1", "169.254.169.254", "::1", "2130706433", "127.64.0.77", "metadata.internal"]
 
 
-@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("member", ["host", "hostname", "ip", "address", "vpn_address"])
-def test_machine_cannot_choose_what_is_dialled(a1: Caller, member: str, host: str) -> None:
+def test_machine_cannot_choose_what_is_dialled(a1: Caller, member: str) -> None:
     """T12: an address in the body is refused, wherever it stands."""
-    for body in ({"rdp": {**LOGIN, member: host}}, {"rdp": LOGIN, member: host}):
-        problem = a1.ask(body).expect_problem(400, "invalid")
-        assert member in problem["errors"][0]["field"]
+    for host in HOSTS:
+        for body in ({"rdp": {**LOGIN, member: host}}, {"rdp": LOGIN, member: host}):
+            problem = a1.ask(body).expect_problem(400, "invalid")
+            assert member in problem["errors"][0]["field"]
     assert not SupportSession.objects.exists()
 
 

@@ -17,7 +17,7 @@ from sessions.models import RdpCredential
 from tests.sessions.machine_face import REQUESTS, Caller, caller_of
 from tests.sessions.rescues import press
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("poll_pool")]
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -23,7 +23,7 @@ from sessions.states import EndReason
 from tests.sessions.machine_face import REQUESTS, Answer, Caller, caller_of
 from tests.sessions.rescues import machine, person, press
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("poll_pool")]
 
 
 async def in_thread(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
