@@ -1,0 +1,149 @@
+"""`manage.py serve` as a person starts and ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+MANAGE = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+
+
+class Process:
+    """A `manage.py serve` with a state folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ready_file = folder / "ready"
+        self.log = folder / "log"
+        self.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "portal.settings",
+            "STATE_DIR": str(folder),
+            "INSTALLATION": str(folder),
+            "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
+            "PUBLIC_BIND": "127.0.0.1:0",
+            "MACHINE_API_BIND": "127.0.0.1:0",
+            "PUBLIC_ORIGINS": "http://127.0.0.1:8000",
+            "PYTHONUNBUFFERED": "1",
+        }
+        subprocess.run([*MANAGE, "migrate", "-v0"], env=self.environment, check=True, timeout=60)
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*MANAGE, "serve", "--ready-file", str(self.ready_file), *options],
+                env={**self.environment, **environment}, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.running.append(process)
+        return process
+
+    def until_ready(self) -> list[int]:
+        """The ports of its faces."""
+        deadline = time.monotonic() + 30
+        while not self.ready_file.exists():
+            assert self.running[-1].poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return [int(line.rpartition(":")[2]) for line in self.ready_file.read_text().splitlines()]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path)
+    yield process
+    for one in process.running:
+        one.kill()
+        one.wait()
+
+
+def _status(port: int, path: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": "127.0.0.1"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_faces_are_up_and_end_within_seconds(serve: Process, number: signal.Signals) -> None:
+    process = serve.start()
+    public, machines = serve.until_ready()
+    assert _status(public, "/accounts/login/")[0] == 200
+    status, body = _status(machines, "/healthz")
+    assert status == 200 and json.loads(body)["status"] == "ok"
+    # The two never share a listener (T21).
+    assert _status(public, "/api/v1/support-requests/")[0] == 404
+    assert _status(machines, "/accounts/login/")[0] == 404
+    assert _status(machines, "/api/v1/sessions/")[0] == 404
+    process.send_signal(number)
+    assert process.wait(10) == 0, serve.log.read_text()
+    assert not serve.ready_file.exists()
+    assert "Traceback" not in serve.log.read_text()
+
+
+def test_parts_can_run_elsewhere(serve: Process) -> None:
+    process = serve.start("--no-worker", "--no-keeper", "--no-machine-api")
+    (public,) = serve.until_ready()
+    assert _status(public, "/accounts/login/")[0] == 200
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("setting", ["PUBLIC_BIND", "MACHINE_API_BIND"])
+def test_taken_port_is_one_sentence_and_a_failure(serve: Process, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = serve.start(**{setting: f"127.0.0.1:{port}"})
+        assert process.wait(30) == 1
+    assert serve.log.read_text().strip() == (
+        f"CommandError: Cannot listen on 127.0.0.1:{port}: Address already in use. "
+        f"Set {setting} to an address that is free here."
+    )
+    assert not serve.ready_file.exists()
+
+
+def test_open_page_does_not_hold_up_the_end(serve: Process) -> None:
+    process = serve.start()
+    public, machines = serve.until_ready()
+    with (
+        socket.create_connection(("127.0.0.1", public)) as idle,
+        socket.create_connection(("127.0.0.1", machines)) as half,
+    ):
+        idle.sendall(b"GET /accounts/login/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        idle.recv(100)
+        half.sendall(b"POST /api/v1/heartbeat/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+        process.terminate()
+        assert process.wait(15) == 0, serve.log.read_text()
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_gateways_are_stopped_at_the_end_only_when_asked(serve: Process, stop: bool) -> None:
+    marks = {"PORTAFILTER_INSTALLATION": str(serve.folder), "PORTAFILTER_GATEWAY": "an-attempt"}
+    foreign = {**marks, "PORTAFILTER_INSTALLATION": "another"}
+    with (
+        subprocess.Popen(["sleep", "300"], env={**os.environ, **marks, "PORTAFILTER_PORT": "1"}) as ours,
+        subprocess.Popen(["sleep", "300"], env={**os.environ, **foreign, "PORTAFILTER_PORT": "1"}) as others,
+    ):
+        try:
+            process = serve.start("--no-worker", *(["--stop-gateways"] if stop else []))
+            serve.until_ready()
+            process.terminate()
+            assert process.wait(30) == 0, serve.log.read_text()
+            assert (ours.poll() is not None) == stop
+            assert others.poll() is None
+        finally:
+            ours.kill()
+            others.kill()
