@@ -342,9 +342,10 @@ class Rescue:
         """Waits a little for `closed`, whose sentence says that all is down; nothing depends on it."""
         if ending.state != "closing" or self._stopping:
             return ending
+        self._wake.clear()  # a cancel has set it; a stop is seen below
         deadline = time.monotonic() + _LAST_WORD_S
         request = None
-        while time.monotonic() < deadline and not self._wake.is_set() and self._presses == press:
+        while time.monotonic() < deadline and not self._stopping and self._presses == press:
             try:
                 request = self._api.read(ending.request_id, wait_s=2, since=request.version if request else None)
             except ApiError as error:
