@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
@@ -77,22 +78,22 @@ def machine(installation: Installation, serials: Iterator[str], tmp_path: Path) 
 
 
 @pytest.fixture(scope="package")
-def _signed_in() -> dict[str, object]:
+def _signed_in() -> dict[str, Any]:
     """The cookies of those who have signed in; a password is checked slowly on purpose."""
     return {}
 
 
 @pytest.fixture
 def sign_in(
-    installation: Installation, browser: Browser, _signed_in: dict[str, object]
-) -> Iterator[Callable[[str], Person]]:
+    installation: Installation, browser: Browser, _signed_in: dict[str, Any]
+) -> Iterator[Callable[..., Person]]:
     """Gives a person a browser of their own, signed in with their password (once a run) and with the queue open."""
     contexts: list[BrowserContext] = []
     people: list[Person] = []
 
-    def enter(name: str) -> Person:
+    def enter(name: str, **options: Any) -> Person:
         cookies = _signed_in.get(name)
-        context = browser.new_context(viewport={"width": 1440, "height": 900}, storage_state=cookies)  # type: ignore[arg-type]
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, storage_state=cookies, **options)
         contexts.append(context)
         person = Person(name, context, installation.address)
         people.append(person)

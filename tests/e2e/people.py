@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Dialog, Page, Response, WebSocket, expect
+from playwright.sync_api import BrowserContext, Dialog, Page, WebSocket, expect
 
 from agent.simulator import SimulatedMachine
 
@@ -33,20 +33,19 @@ _CHOICE = "fieldset[data-field={}] label.choice"
 
 
 class Person:
-    """One person with a browser of their own; keeps everything that the browser got and sent."""
+    """One person with a browser of their own; keeps every frame that its WebSockets got and sent."""
 
     def __init__(self, name: str, context: BrowserContext, address: str) -> None:
         self.name = name
         self.address = address
+        self.context = context
         self.sent: list[str] = []
         self.received: list[str] = []
-        self.responses: list[Response] = []
         self.complaints: list[str] = []
         context.add_init_script(_WITNESS)
         self.page: Page = context.new_page()
         self.page.set_default_timeout(10_000)
         self.page.on("websocket", self._listen)
-        self.page.on("response", lambda response: self.responses.append(response))
         self.page.on("dialog", self._asked)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on(
