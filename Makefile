@@ -22,7 +22,7 @@ run: setup-run ## Installs what is missing and starts the portal with a fleet of
 	@$(SECRETS) $(PYTHON) manage.py migrate --no-input --verbosity 0
 	@$(SECRETS) exec $(PYTHON) manage.py demo
 
-press: ## Presses help on a machine of the running demo: make press MACHINE=PL-0311
+press: ## Presses help on a machine of the running demo, IT-0042 or as in MACHINE=PL-0311.
 	@$(PYTHON) -m agent.simulator press --folder "$${STATE_DIR:-var}/demo/machines" --machine "$(MACHINE)"
 
 test: setup-test lint test-unit test-postgres test-e2e ## Installs what is missing and runs all of the tests.
