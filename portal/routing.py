@@ -10,5 +10,5 @@ from sessions.consumers import LiveConsumer, TunnelConsumer
 websocket_urlpatterns = [
     path("ws/live/", LiveConsumer.as_asgi()),
     path("ws/sessions/<uuid:session_id>/tunnel/", TunnelConsumer.as_asgi()),
-    re_path(r"", refuse),
+    re_path(r"", refuse),  # type: ignore[arg-type]
 ]

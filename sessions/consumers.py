@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 from channels.db import database_sync_to_async
@@ -25,6 +26,8 @@ from sessions.tunnel import JOIN_TIMEOUT_S, Desktop, JoinFailed, Tunnel, join
 __all__ = ["LiveConsumer", "TunnelConsumer"]
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TICKET_TIMEOUT_S = 5.0
 _HEARD_EVERY_S = 8.0
@@ -43,7 +46,7 @@ _BLIND = Ending(Status.SERVER_ERROR, "The server cannot check your rights at the
 _FAILED = Ending(Status.SERVER_ERROR, "Something went wrong on the server. Joining again.")
 
 
-class TunnelConsumer(AsyncWebsocketConsumer):
+class TunnelConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     """One browser at one desktop, speaking to Guacamole.WebSocketTunnel of guacamole-common-js 1.6.0."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -245,8 +248,10 @@ class TunnelConsumer(AsyncWebsocketConsumer):
             logger.debug("A browser left before its goodbye: %r", error)
 
 
-async def _in_thread(function: Any, *args: Any, **keywords: Any) -> Any:
-    return await database_sync_to_async(function, thread_sensitive=False)(*args, **keywords)
+async def _in_thread(function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+    """A look at the database, off the loop and in no queue behind others."""
+    result: T = await database_sync_to_async(function, thread_sensitive=False)(*args, **keywords)
+    return result
 
 
 def _desktop_of(session_id: UUID) -> Desktop | None:

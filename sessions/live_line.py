@@ -28,7 +28,7 @@ SIGNED_OUT = 4401
 NOT_UNDERSTOOD = 4400
 
 
-class LiveConsumer(AsyncWebsocketConsumer):
+class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     """One page's live line; changes coalesce while a page takes nothing: a session is sent once, as it is then."""
 
     async def connect(self) -> None:

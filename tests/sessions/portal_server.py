@@ -19,6 +19,7 @@ from django.conf import settings
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin, Subprotocol
 
 from machines.models import User
 from notifications import live
@@ -91,7 +92,6 @@ class Browser:
         path: str,
         *,
         login: str = "",
-        origin: str | None = None,
         subprotocol: str | None = None,
         reads: bool = True,
         **options: Any,
@@ -100,8 +100,8 @@ class Browser:
         self._stack = contextlib.ExitStack()
         connecting = connect(
             f"ws://127.0.0.1:{port}{path}",
-            origin=settings.PUBLIC_ORIGINS[0] if origin is None else origin,  # type: ignore[arg-type]
-            subprotocols=[subprotocol] if subprotocol else None,  # type: ignore[list-item]
+            origin=Origin(settings.PUBLIC_ORIGINS[0]),
+            subprotocols=[Subprotocol(subprotocol)] if subprotocol else None,
             additional_headers={"Cookie": f"{settings.SESSION_COOKIE_NAME}={login}"} if login else None,
             compression=None,
             ping_interval=None,

@@ -88,7 +88,6 @@ def test_change_whose_message_was_lost_is_found_by_looking(
 ) -> None:
     monkeypatch.setattr(live_line, "LOOK_S", 0.2)
     monkeypatch.setattr(live, "session_changed", lambda **_: None)
-    monkeypatch.setattr(services.live, "session_changed", lambda **_: None)
     with Browser(port, PATH, login=signed_in(alice)) as browser:
         _until_snapshot(browser)
         session = press("A1")
