@@ -250,6 +250,10 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "OperatorRoleEnum": "machines.models.Operator.Role",
+        "AttachmentRoleEnum": "sessions.models.Attachment.Role",
+    },
 }
 
 # --- static files ---------------------------------------------------------------------------------------------------

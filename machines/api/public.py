@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from machines import selectors
 from machines.api.documents import MAX_ID, PersonalView, problem_responses
-from machines.models import Machine, User
+from machines.models import Machine, Operator, User
 
 PAGE = OpenApiParameter("page", {"type": "integer", "minimum": 1, "maximum": 1_000_000}, required=False)
 
@@ -50,7 +50,7 @@ class MachineSerializer(serializers.Serializer):  # type: ignore[type-arg]
 class MeSerializer(NamedSerializer):
     """Who is signed in. `role` is null for somebody who is no operator."""
 
-    role = serializers.ChoiceField(choices=["operator", "supervisor"], allow_null=True)
+    role = serializers.ChoiceField(choices=Operator.Role.choices, allow_null=True)
     time_zone = serializers.CharField()
     fleets = NamedSerializer(many=True)
 

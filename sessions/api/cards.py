@@ -8,8 +8,6 @@ from machines.api.public import NamedSerializer, SiteSerializer
 from sessions.models import Attachment
 from sessions.states import EndReason, State
 
-_ROLES = [role.value for role in Attachment.Role]
-
 
 class MachineOfCardSerializer(NamedSerializer):
     serial = serializers.CharField()
@@ -24,7 +22,7 @@ class FaultShownSerializer(serializers.Serializer):  # type: ignore[type-arg]
 
 
 class AttachedSerializer(NamedSerializer):
-    role = serializers.ChoiceField(choices=_ROLES)
+    role = serializers.ChoiceField(choices=Attachment.Role.choices)
     since = serializers.DateTimeField()
 
 
@@ -93,4 +91,4 @@ class CausesSerializer(serializers.Serializer):  # type: ignore[type-arg]
 class TicketSerializer(serializers.Serializer):  # type: ignore[type-arg]
     ticket = serializers.CharField(help_text="Lets one browser join once; it goes into the tunnel's first message.")
     expires_in_s = serializers.IntegerField()
-    role = serializers.ChoiceField(choices=_ROLES)
+    role = serializers.ChoiceField(choices=Attachment.Role.choices)
