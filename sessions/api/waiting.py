@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +29,12 @@ logger = logging.getLogger(__name__)
 
 RELOOK_S = 2.0
 WAITS_A_MACHINE = 4
-POOL_THREADS = 2
+POOL_THREADS = 4
 
 _T = TypeVar("_T")
 _pool = ThreadPoolExecutor(max_workers=POOL_THREADS, thread_name_prefix="poll")
 _waits: Counter[int] = Counter()
+_ending = threading.Event()
 
 
 async def in_pool(call: Callable[..., _T], *args: Any) -> _T:
@@ -60,6 +62,11 @@ def one_of_few(machine_id: int) -> Iterator[None]:
             del _waits[machine_id]
 
 
+def end_all() -> None:
+    """Lets waiting polls answer within RELOOK_S and new ones at once: this process is about to end."""
+    _ending.set()
+
+
 async def for_change(session_id: UUID, *, since: int, timeout_s: float) -> None:
     """Returns when the session's version is no longer `since`, or the time is over; ends at once when cancelled."""
     _give_thread_back()
@@ -68,6 +75,8 @@ async def for_change(session_id: UUID, *, since: int, timeout_s: float) -> None:
     async with _hints(session_id) as hint:
         # Looked at after joining the group: a change in between is seen here, a later one is told.
         while await in_pool(_version, session_id) == since and (left := deadline - loop.time()) > 0:
+            if _ending.is_set():
+                return
             await hint(min(RELOOK_S, left))
 
 

@@ -301,7 +301,8 @@ def test_machine_reads_who_helps(a1: Caller) -> None:
 
 def test_cancel_ends_it_erases_the_login_and_can_be_repeated(a1: Caller) -> None:
     request_id = a1.ask().json["id"]
-    answers = [a1("POST", f"{REQUESTS}{request_id}/cancel/", body) for body in ({}, None, {})]
+    bodies: list[Any] = [{}, None, {}]
+    answers = [a1("POST", f"{REQUESTS}{request_id}/cancel/", body) for body in bodies]
     assert [(answer.status, answer.json["state"]) for answer in answers] == [(200, "closing")] * 3
     session = SupportSession.objects.get()
     assert session.end_reason == EndReason.CANCELLED and not RdpCredential.objects.exists()

@@ -17,9 +17,10 @@ from agent.api import ApiError, Client
 from agent.config import AgentConfig
 from agent.credentials import Credentials
 from machines import services as fleet_services
+from machines.api.base import BODY_LIMIT
 from machines.models import SecurityEvent
 from notifications import live
-from portal.machine_asgi import BODY_LIMIT, application
+from portal.machine_asgi import application
 from sessions import services
 from sessions.models import SupportSession
 from tests.sessions.machine_face import REQUESTS
