@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import os
 import sys
 import time
@@ -195,7 +196,11 @@ def _stop_gateways() -> None:
 
 def _reachable(host: str) -> str:
     """Where a server that listens on `host` is reached from this computer."""
-    return {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host
+    return "127.0.0.1" if everywhere else host
 
 
 def _short(path: Path) -> str:
