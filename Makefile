@@ -23,6 +23,8 @@ run: setup-run ## Installs what is missing and starts the portal with a fleet of
 	@$(SECRETS) exec $(PYTHON) manage.py demo
 
 press: ## Presses help on a machine of the running demo, IT-0042 or as in MACHINE=PL-0311.
+	@test -S "$${STATE_DIR:-var}/demo/machines/simulator.sock" || \
+		{ echo "The demo does not run. Start it in another terminal: make run" >&2; exit 1; }
 	@$(PYTHON) -m agent.simulator press --folder "$${STATE_DIR:-var}/demo/machines" --machine "$(MACHINE)"
 
 test: setup-test lint test-unit test-postgres test-e2e ## Installs what is missing and runs all of the tests.
