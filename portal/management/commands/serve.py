@@ -24,6 +24,7 @@ from django.core.management.base import BaseCommand, CommandError
 from notifications import live
 from portal.websockets import BoundedWebSocketProtocol
 from sessions import bell
+from sessions.api import waiting
 from sessions.gateways.base import GatewayError, get_driver
 from sessions.worker import start_threads
 
@@ -117,6 +118,7 @@ class Command(BaseCommand):
             if ready_file is not None:
                 ready_file.unlink(missing_ok=True)
             stop.set()
+            waiting.end_all()
             threads_stop.set()
             bell.ring()
             for server in servers:
