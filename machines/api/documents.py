@@ -6,13 +6,14 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers
+from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from machines.api.base import BodyParser, JsonOnly
 from machines.api.fields import StrictSerializer
-from machines.api.problems import MEDIA_TYPE
+from machines.api.problems import MEDIA_TYPE, Problem
 
 # The largest id that the databases keep; beyond it a look-up fails instead of finding nothing.
 MAX_ID = 2**63 - 1
@@ -52,6 +53,15 @@ class PersonalView(APIView):
     parser_classes = [BodyParser]
     content_negotiation_class = JsonOnly
     http_method_names = ["get", "post", "head"]
+
+    def perform_authentication(self, request: Request) -> None:
+        """Says what to do about a page whose CSRF token has been replaced by a sign-in elsewhere."""
+        try:
+            super().perform_authentication(request)
+        except PermissionDenied as error:
+            raise Problem(
+                403, "csrf_failed", "This page is from before your last sign-in. Reload it, then try again."
+            ) from error
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         answered = super().finalize_response(request, response, *args, **kwargs)

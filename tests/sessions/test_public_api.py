@@ -260,7 +260,8 @@ def test_write_without_csrf_token_is_refused() -> None:
     session = press()
     client = signed_in(person("Alice"), enforce_csrf_checks=True)
     refused = post(client, session, "claim")
-    assert refused.status_code == 403 and "CSRF" in refused.json()["detail"]
+    assert refused.status_code == 403 and refused.json()["code"] == "csrf_failed"
+    assert "Reload" in refused.json()["detail"]
     session.refresh_from_db()
     assert session.operator is None
 
