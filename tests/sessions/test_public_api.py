@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from machines.models import User
@@ -288,3 +290,18 @@ def test_no_answer_holds_the_one_off_login(alice: Client) -> None:
     for address in ("", "events/", "colleagues/"):
         assert PASSWORD not in alice.get(f"/api/v1/sessions/{session.pk}/{address}").content.decode()
     assert PASSWORD not in alice.get("/api/v1/machines/").content.decode()
+
+
+@pytest.mark.parametrize("address", ["/api/v1/sessions/?state=open", "/api/v1/machines/"])
+def test_longer_lists_need_no_more_queries(alice: Client, address: str) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as found:
+            assert alice.get(address).status_code == 200
+        return len(found)
+
+    for number in range(2):
+        services.claim(press(f"A{number}"), user=person("Alice"))
+    few = queries()
+    for number in range(2, 12):
+        services.claim(press(f"A{number}"), user=person("Alice"))
+    assert queries() == few
