@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+# WhiteNoise serves the few small files of static/dist, found by their finders: reading one whole is what is meant,
+# and a collected folder is not needed.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+warnings.filterwarnings("ignore", message="No directory at")
 _pages = get_asgi_application()
 
 # Models may be imported only now.
