@@ -1,0 +1,46 @@
+"""`python -m bench list | run NAME… | all`: measures against limits and peers; figures in bench/results."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+
+# Only for what the tests' harness reads of its own settings; the measured server has its own environment.
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+
+from bench import figures
+
+MEASUREMENTS = ("press", "pixels", "mouse", "relay", "stall")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what can be measured")
+    run = commands.add_parser("run", help="measure these")
+    run.add_argument("names", nargs="+", choices=MEASUREMENTS, metavar="NAME")
+    commands.add_parser("all", help="measure everything, one after the other")
+    commands.add_parser("table", help="print what was measured last")
+    options = parser.parse_args()
+    if options.command == "list":
+        for name in MEASUREMENTS:
+            print(f"{name:8} {(importlib.import_module(f'bench.{name}').__doc__ or '').splitlines()[0]}")
+        return 0
+    names = options.names if options.command == "run" else list(MEASUREMENTS)
+    if options.command == "run" and len(names) == 1:
+        figures.keep(names[0], importlib.import_module(f"bench.{names[0]}").measure())
+    elif options.command != "table":
+        # A process each: settings, database and browser are each measurement's own.
+        failed = [name for name in names if subprocess.run([sys.executable, "-m", "bench", "run", name]).returncode]
+        if failed:
+            print(f"Not measured: {', '.join(failed)}", file=sys.stderr)
+            return 1
+    print(figures.table(names))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
