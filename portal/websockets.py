@@ -7,7 +7,9 @@ hours), and leaves its send buffer to grow to megabytes. Here a line that takes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import struct
 from typing import cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -36,12 +38,21 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.handshake_initiated and hasattr(self, "scope"):
             # The application's task has been made but has not begun.
-            cast("dict[str, object]", self.scope)[ABORT] = self.transport.abort
+            cast("dict[str, object]", self.scope)[ABORT] = self._cut
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
-        self.loop.call_later(_POLITE_CLOSE_S, self.transport.abort)
+        self.loop.call_later(_POLITE_CLOSE_S, self._cut)
 
     def shutdown(self) -> None:
         super().shutdown()
-        self.loop.call_later(_POLITE_CLOSE_S / 2, self.transport.abort)
+        self.loop.call_later(_POLITE_CLOSE_S / 2, self._cut)
+
+    def _cut(self) -> None:
+        """Resets the line: closing it alone leaves the kernel to deliver what the browser does not take."""
+        if self.disconnected:
+            return  # its descriptor's number may be another line's by now
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()

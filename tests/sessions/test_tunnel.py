@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pytest_django.fixtures import Settings
 from websockets.exceptions import InvalidStatus
 
 from machines.models import Machine, Operator, User
+from notifications import live
 from sessions import attachments, services, tunnel
 from sessions.guacamole import ALLOWED_ARGUMENTS
 from sessions.models import Attachment, ConnectionProfile, SupportSession
@@ -343,6 +345,19 @@ def test_tunnel_ends_with_its_reason_when_the_right_to_it_does(desk: Desk, chang
     assert Attachment.objects.get().end_detail == sentence
 
 
+def test_closed_rescue_is_called_closed_even_where_guacd_says_it_first(
+    desk: Desk, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TUNNEL_RECHECK_S = 60
+    monkeypatch.setattr(live, "session_changed", lambda **_: None)
+    with desk.open() as browser:
+        browser.until_opcode("sync")
+        _close(desk)
+        desk.guacd.end(519)
+        status, sentence = browser.until_ended()
+        assert status == 523 and "brought back" not in sentence
+
+
 def test_watcher_stays_when_the_operator_changes(desk: Desk) -> None:
     bob = person("Bob")
     with desk.open(user=bob, login=signed_in(bob), role="watcher") as browser:
@@ -447,10 +462,13 @@ def test_stalled_browser_costs_little_and_slows_nobody(desk: Desk, monkeypatch: 
 def test_browser_that_never_reads_again_is_cut(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnel, "DRAIN_S", 0.5)
     monkeypatch.setattr("sessions.consumers._FINISH_TIMEOUT_S", 0.5)
-    with desk.open(reads=False, max_queue=1):
+    with desk.open(reads=False, max_queue=1) as browser:
         joiner = desk.joiner()
         threading.Thread(target=lambda: desk.guacd.start_flood(total=50_000_000, to=joiner), daemon=True).start()
         until(lambda: Attachment.objects.get().detached_at, "the place is given up", timeout_s=15)
+        line = browser.socket.socket
+        closed = 7  # TCP_CLOSE: reset, where a polite close would wait for the browser to read
+        until(lambda: line.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == closed, "the line is cut")
 
 
 def test_browser_that_signs_out_by_the_page_loses_the_desktop(desk: Desk) -> None:
