@@ -184,6 +184,13 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
                 kind = "user_activated" if person.is_active else "user_deactivated"
             _record(request, kind, detail={"user": person.username, "changed": watched})
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        response = super().user_change_password(request, id, form_url)
+        if request.method == "POST" and response.status_code == 302:
+            person = User.objects.get(pk=id)
+            _record(request, "user_changed", detail={"user": person.username, "changed": ["password"]})
+        return response
+
 
 @admin.register(SecurityEvent)
 class SecurityEventAdmin(RecordAdmin):

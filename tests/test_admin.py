@@ -208,3 +208,15 @@ def test_connection_ended_long_ago_has_its_record(manager: Client, full: dict[st
     GuacamoleConnection.objects.update(connection_id=None, closed_at=timezone.now(), status=519, detail="Cable pulled")
     page = manager.get(reverse("admin:support_guacamoleconnection_changelist")).content.decode()
     assert "Cable pulled" in page and "519" in page
+
+
+def test_new_password_is_recorded_without_itself(manager: Client) -> None:
+    alice = person("Alice")
+    address = reverse("admin:auth_user_password_change", args=[alice.pk])
+    values = {"usable_password": "true", "password1": "canary-new-9Lw4", "password2": "canary-new-9Lw4"}
+    assert manager.post(address, values).status_code == 302
+    alice.refresh_from_db()
+    assert alice.check_password("canary-new-9Lw4")
+    event = SecurityEvent.objects.get(kind="user_changed")
+    assert event.detail == {"user": "alice", "changed": ["password"]}
+    assert "canary-new" not in LogEntry.objects.get().change_message
