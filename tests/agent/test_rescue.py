@@ -201,8 +201,11 @@ def test_cancel_shuts_rdp_and_tells_the_server(server: ScriptedApi, machine: Mac
     machine.press_in_background()
     machine.wait_until_shown("requested")
     assert machine.rescue.cancel()
+    machine.wait_until_shown("closing")
+    server.update("r1", state="closed", message="Cancelled. Everything is closed.")
     machine.joined()
     assert server.requests["r1"]["end_reason"] == "cancelled" and _nothing_is_left(machine)
+    assert machine.shown[-1].message == "Cancelled. Everything is closed."
 
 
 def test_cancel_while_the_server_is_out_of_reach_shuts_rdp_at_once(
