@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import get_fields_from_path
 from django.contrib.auth.admin import UserAdmin
 from django.db.models import Count, Model, Q, QuerySet
 from django.forms import ModelForm
@@ -13,12 +14,47 @@ from django.template.response import TemplateResponse
 
 from machines import services
 from machines.models import Fleet, Machine, MachineModel, MachineToken, Operator, SecurityEvent, Site, User
+from machines.selectors import fleets_of
 
 # What a person may do anywhere: a change of it is for the security record.
 _RIGHTS = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions", "password")
 
 
-class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class FleetScopedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """A manager sees, chooses and changes only what belongs to their own fleets; a superuser all (T22)."""
+
+    # The lookup from a row to its fleet.
+    fleet_path = "fleet"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return rows if _person(request).is_superuser else rows.filter(pk__in=self.own_rows(_person(request)))
+
+    def own_rows(self, person: User) -> QuerySet[Any]:
+        """Keys of the rows of the person's fleets; a subquery, since one row may belong to several of them."""
+        return self.model._default_manager.filter(**{f"{self.fleet_path}__in": fleets_of(person)}).values("pk")
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        """Filters by a relation offer only what the rows in sight have."""
+        return [self._scoped_filter(one) for one in super().get_list_filter(request)]
+
+    def _scoped_filter(self, one: Any) -> Any:
+        if isinstance(one, str) and get_fields_from_path(self.model, one)[-1].is_relation:
+            return (one, admin.RelatedOnlyFieldListFilter)
+        return one
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().formfield_for_foreignkey(db_field, request, **self._choices(db_field, request), **kwargs)
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        return super().formfield_for_manytomany(db_field, request, **self._choices(db_field, request), **kwargs)
+
+    def _choices(self, db_field: Any, request: HttpRequest) -> dict[str, Any]:
+        related = self.admin_site._registry.get(db_field.remote_field.model)
+        return {"queryset": related.get_queryset(request)} if isinstance(related, FleetScopedAdmin) else {}
+
+
+class RecordAdmin(FleetScopedAdmin):
     """Rows that are looked at only: they are the record of what happened."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -32,7 +68,8 @@ class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Fleet)
-class FleetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class FleetAdmin(FleetScopedAdmin):
+    fleet_path = "pk"
     list_display = ["name", "slug", "machines_active", "people", "max_open_sessions", "answer_deadline_s"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
@@ -54,7 +91,7 @@ class FleetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Site)
-class SiteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class SiteAdmin(FleetScopedAdmin):
     list_display = ["name", "city", "country", "time_zone", "fleet"]
     list_filter = ["fleet", "country"]
     list_select_related = ["fleet"]
@@ -70,7 +107,7 @@ class MachineModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Machine)
-class MachineAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class MachineAdmin(FleetScopedAdmin):
     list_display = ["serial", "name", "site", "fleet", "model", "vpn_address", "is_active", "last_seen_at"]
     list_filter = ["is_active", "fleet", "model", "site__country"]
     list_select_related = ["site", "fleet", "model"]
@@ -104,9 +141,10 @@ class MachineAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(MachineToken)
-class MachineTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class MachineTokenAdmin(FleetScopedAdmin):
     """Tokens are issued on the machines' list, and revoked here; neither is ever changed by hand."""
 
+    fleet_path = "machine__fleet"
     list_display = ["prefix", "machine", "created_at", "last_used_at", "revoked_at"]
     list_filter = [("revoked_at", admin.EmptyFieldListFilter), "machine__fleet"]
     list_select_related = ["machine"]
@@ -130,7 +168,8 @@ class MachineTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Operator)
-class OperatorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class OperatorAdmin(FleetScopedAdmin):
+    fleet_path = "fleets"
     list_display = ["user", "role", "works_for", "time_zone", "phone", "may_sign_in"]
     list_filter = ["role", "fleets", "user__is_active"]
     list_select_related = ["user"]
@@ -171,9 +210,29 @@ class OperatorAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(User)
-class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
+class PersonAdmin(FleetScopedAdmin, UserAdmin):  # type: ignore[type-arg]
+    """People of one's fleets, and those who work for none yet; only a superuser gives rights or touches superusers."""
+
+    fleet_path = "operator__fleets"
     list_display = ["username", "first_name", "last_name", "email", "is_active", "is_staff", "last_login"]
     date_hierarchy = "date_joined"
+
+    def own_rows(self, person: User) -> QuerySet[Any]:
+        new = User.objects.filter(operator=None, is_staff=False, is_superuser=False).values("pk")
+        return User.objects.filter(Q(pk__in=super().own_rows(person)) | Q(pk__in=new)).values("pk")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        if _person(request).is_superuser:
+            return super().get_readonly_fields(request, obj)
+        return ["is_staff", "is_superuser", "groups", "user_permissions"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        above = obj is not None and (obj.is_superuser or obj.is_staff) and not _person(request).is_superuser
+        return super().has_change_permission(request, obj) and not above
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        above = obj is not None and (obj.is_superuser or obj.is_staff) and not _person(request).is_superuser
+        return super().has_delete_permission(request, obj) and not above
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -12,7 +12,7 @@ from django.contrib.admin.options import InlineModelAdmin
 from django.db.models import Exists, Model, OuterRef, QuerySet
 from django.http import HttpRequest
 
-from machines.admin import RecordAdmin
+from machines.admin import FleetScopedAdmin, RecordAdmin
 from machines.models import User
 from sessions import services
 from sessions.errors import SupportError
@@ -123,6 +123,7 @@ class SupportSessionAdmin(RecordAdmin):
 
 @admin.register(SessionEvent)
 class SessionEventAdmin(RecordAdmin):
+    fleet_path = "session__fleet"
     list_display = ["at", "session", "kind", "words", "actor", "user"]
     list_filter = ["kind", "actor", "session__fleet"]
     list_select_related = ["session__machine", "user"]
@@ -136,6 +137,7 @@ class SessionEventAdmin(RecordAdmin):
 
 @admin.register(Gateway)
 class GatewayAdmin(RecordAdmin):
+    fleet_path = "session__fleet"
     list_display = ["wanted_at", "session", "attempt", "driver", "state", "host", "port", "ready_at", "failure"]
     list_filter = ["state", "driver", "session__fleet"]
     list_select_related = ["session__machine"]
@@ -145,6 +147,7 @@ class GatewayAdmin(RecordAdmin):
 
 @admin.register(GuacamoleConnection)
 class GuacamoleConnectionAdmin(RecordAdmin):
+    fleet_path = "session__fleet"
     list_display = ["opened_at", "session", "protocol", "hostname", "port", "closed_at", "status", "detail"]
     list_filter = ["protocol", "status", ("closed_at", admin.EmptyFieldListFilter), "session__fleet"]
     list_select_related = ["session__machine"]
@@ -157,7 +160,7 @@ class GuacamoleConnectionAdmin(RecordAdmin):
 
 
 @admin.register(ConnectionProfile)
-class ConnectionProfileAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ConnectionProfileAdmin(FleetScopedAdmin):
     list_display = ["name", "fleet", "machine_model", "security", "color_depth", "width", "height", "allow_paste"]
     list_filter = ["security", "fleet", "machine_model"]
     list_select_related = ["fleet", "machine_model"]
@@ -174,6 +177,7 @@ class ConnectionProfileAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Attachment)
 class AttachmentAdmin(RecordAdmin):
+    fleet_path = "session__fleet"
     list_display = ["attached_at", "session", "user", "role", "detached_at", "address", "end_detail"]
     list_filter = ["role", ("detached_at", admin.EmptyFieldListFilter), "session__fleet"]
     list_select_related = ["session__machine", "user"]

@@ -9,6 +9,7 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
@@ -220,3 +221,61 @@ def test_new_password_is_recorded_without_itself(manager: Client) -> None:
     event = SecurityEvent.objects.get(kind="user_changed")
     assert event.detail == {"user": "alice", "changed": ["password"]}
     assert "canary-new" not in LogEntry.objects.get().change_message
+
+
+@pytest.fixture
+def fleet_manager() -> Client:
+    """Fiona manages the fleet North, with every right but a superuser's."""
+    fiona = person("Fiona")
+    fiona.is_staff = True
+    fiona.save()
+    fiona.user_permissions.set(Permission.objects.all())
+    client = Client()
+    client.force_login(fiona, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def test_manager_of_one_fleet_finds_nothing_of_another(fleet_manager: Client, full: dict[str, str]) -> None:
+    other = services.claim(press("S1", of="South"), user=person("Charlie", of="South"))
+    pages = {
+        reverse("admin:machines_machine_change", args=[other.machine_id]): "machine",
+        reverse("admin:machines_fleet_change", args=[other.fleet_id]): "fleet",
+        reverse("admin:support_supportsession_change", args=[other.pk]): "rescue",
+        reverse("admin:machines_user_change", args=[other.operator_id]): "person",
+    }
+    for url, what in pages.items():
+        assert fleet_manager.get(url).status_code == 302, what  # Django's "does not exist", to the index
+    for model in REGISTERED:
+        text = fleet_manager.get(reverse(f"admin:{name_of(model)}_changelist")).content.decode()
+        assert "South" not in text, model
+        assert "S1" not in text, model
+    assert "A1" in fleet_manager.get(reverse("admin:machines_machine_changelist")).content.decode()
+
+
+def test_manager_cannot_put_a_machine_into_another_fleet(fleet_manager: Client) -> None:
+    known = machine()
+    values = {"serial": "N9", "fleet": fleet("South").pk, "site": known.site_id, "model": known.model_id}
+
+    answer = fleet_manager.post(
+        reverse("admin:machines_machine_add"), {**values, "vpn_address": "127.99.0.9", "is_active": "on"}
+    )
+
+    assert answer.status_code == 200
+    assert "fleet" in answer.context["adminform"].form.errors
+    assert not Machine.objects.filter(serial="N9").exists()
+
+
+def test_manager_gives_nobody_rights_and_changes_no_superuser(fleet_manager: Client) -> None:
+    alice, root = person("Alice"), User.objects.create_superuser("root2")
+    Operator.objects.create(user=root).fleets.add(fleet())
+
+    fleet_manager.post(
+        reverse("admin:machines_user_change", args=[alice.pk]), {"username": "alice", "is_superuser": "on"}
+    )
+    alice.refresh_from_db()
+
+    assert not alice.is_superuser
+    assert fleet_manager.post(
+        reverse("admin:auth_user_password_change", args=[root.pk]), {"password1": "x" * 14, "password2": "x" * 14}
+    ).status_code in (302, 403)
+    assert not User.objects.get(pk=root.pk).has_usable_password()
