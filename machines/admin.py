@@ -28,11 +28,14 @@ class FleetScopedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
-        return rows if _person(request).is_superuser else rows.filter(pk__in=self.own_rows(_person(request)))
+        if not _person(request).is_superuser:
+            rows = rows.filter(pk__in=self.own_rows(_person(request)))
+        return rows
 
     def own_rows(self, person: User) -> QuerySet[Any]:
         """Keys of the rows of the person's fleets; a subquery, since one row may belong to several of them."""
-        return self.model._default_manager.filter(**{f"{self.fleet_path}__in": fleets_of(person)}).values("pk")
+        rows: QuerySet[Any] = self.model._default_manager.filter(**{f"{self.fleet_path}__in": fleets_of(person)})
+        return rows.values("pk")
 
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         """Filters by a relation offer only what the rows in sight have."""
