@@ -16,6 +16,7 @@ from uuid import UUID
 
 import uvloop
 from django.conf import settings
+from django.db import connections
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -31,6 +32,9 @@ _OPENING = re.compile(r"(\d+)\.")
 @contextmanager
 def serving() -> Iterator[int]:
     """The public face as `manage.py serve` runs it; gives its port."""
+    database = connections.settings["default"]
+    # The server's threads end with it, and on PostgreSQL their connections must, too, or the database stays in use.
+    max_age, database["CONN_MAX_AGE"] = database["CONN_MAX_AGE"], 0
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(_configuration(PUBLIC))
 
@@ -55,6 +59,7 @@ def serving() -> Iterator[int]:
         thread.join(20)
         live.use_loop(None)
         listener.close()
+        database["CONN_MAX_AGE"] = max_age
         assert not thread.is_alive(), "the portal does not stop"
 
 

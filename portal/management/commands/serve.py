@@ -81,10 +81,13 @@ class Command(BaseCommand):
             faces = [(PUBLIC, stack.enter_context(_listen("PUBLIC_BIND", settings.PUBLIC_BIND)))]
             if parts.machine_api:
                 faces.append((MACHINES, stack.enter_context(_listen("MACHINE_API_BIND", settings.MACHINE_API_BIND))))
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._serve(faces, parts, ready_file))
-        if stop_gateways:
-            self._stop_gateways()
+            try:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(self._serve(faces, parts, ready_file))
+            finally:
+                # Only by a server that got its ports: one that did not must leave the gateways of the other alone.
+                if stop_gateways:
+                    self._stop_gateways()
 
     async def _serve(self, faces: list[tuple[str, socket.socket]], parts: Parts, ready_file: Path | None) -> None:
         loop = asyncio.get_running_loop()
