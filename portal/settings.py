@@ -204,7 +204,8 @@ MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "Portafilter"
 # WebAuthn needs https; browsers make an exception for localhost, and so does this.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not SECURE
-EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+# No mail is sent: a link that lets somebody in must not end in a log either. Managers give new passwords.
+EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
 
 # --- browser-side protection ----------------------------------------------------------------------------------------
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE

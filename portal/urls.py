@@ -27,6 +27,8 @@ urlpatterns = [
     path("machines/", views.machines, name="machines"),
     path("machines/<int:machine_id>/", views.machine, name="machine"),
     path("accounts/", views.account, name="account"),
+    # Without mail nobody could follow a reset: the sign-in page says whom to ask.
+    path("accounts/password/reset/", RedirectView.as_view(pattern_name="account_login")),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
     path("api/v1/", include("portal.api.urls")),

@@ -44,7 +44,6 @@ export const ENDED = {
   gateway_failed: "No gateway",
   credentials_refused: "Sign-in refused",
   forced: "Ended by a supervisor",
-  abandoned: "Left alone too long",
 };
 
 /** How a rescue that ended ended. */

@@ -183,7 +183,7 @@ def test_nothing_is_inline_on_any_page(alice: Client) -> None:
         "/accounts/reauthenticate/",
         "/nothing/here/",
     ]
-    strangers = ["/accounts/login/", "/accounts/password/reset/", "/accounts/password/reset/done/", "/accounts/signup/"]
+    strangers = ["/accounts/login/", "/accounts/signup/"]
     for client, pages in ((alice, mine), (Client(), strangers)):
         for address in pages:
             response = client.get(address)
@@ -199,6 +199,12 @@ def test_nobody_signs_up_alone() -> None:
     values = {"email": "eve@example.com", "username": "eve", "password1": "correct-horse-battery"}
     client.post("/accounts/signup/", values)
     assert not User.objects.filter(username="eve").exists()
+
+
+def test_forgotten_password_leads_to_the_words_that_say_whom_to_ask() -> None:
+    page = Client().get("/accounts/password/reset/", follow=True)
+    assert page.redirect_chain == [("/accounts/login/", 302)]
+    assert "Your fleet manager gives you a new one" in page.content.decode()
 
 
 def test_admin_signs_in_where_everybody_does() -> None:
