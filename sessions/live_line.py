@@ -94,6 +94,11 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 await self._tell_changes()
         except asyncio.CancelledError:
             raise
+        except OSError as error:
+            logger.debug("A page of user %s left: %r", self._user.pk, error)
+            # It may have been the channel layer's line, too: then the page must hear that this one is over.
+            with contextlib.suppress(Exception):
+                await self.close(1011)
         except Exception as error:
             # The page comes back by itself, and begins with a snapshot.
             logger.warning("A live line of user %s ended: %r", self._user.pk, error)
