@@ -41,6 +41,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         installation.prepare()
         installation.start()
         yield installation
+        faults = [line for line in installation.log().splitlines() if "Traceback" in line or " ERROR " in line]
+        assert faults == [], f"the server had faults of its own; its log is {installation.log_file}"
     finally:
         installation.remove()
 

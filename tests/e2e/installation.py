@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -112,6 +113,7 @@ class Installation:
         with self._gateways() as gateways:
             for attempt in gateways.running():
                 gateways.stop(attempt, {})
+            shutil.rmtree(gateways._folder, ignore_errors=True)  # the installation is no more, and so is its lock
 
     def _end(self, signal_: signal.Signals) -> int:
         if self._process is None:
