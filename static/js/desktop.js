@@ -11,6 +11,8 @@ const LAST_DELAY_MS = 8000;
 const STEADY_MS = 10_000;
 // Small desktops grow in a large window, but not until they are a blur.
 const LARGEST_SCALE = 3;
+// The parts of a desktop's first picture come closer together than this.
+const FIRST_PICTURE_QUIET_MS = 25;
 
 const Tunnel = Guacamole.Tunnel.State;
 const Client = Guacamole.Client.State;
@@ -121,6 +123,7 @@ export class Desktop {
     const mine = () => turn === this.turn;
     const holder = document.createElement("div");
     let framed = false;
+    let quiet = 0;
     let ticketSent = false;
     let last = null; // the first error tells the cause, those after it only follow from it
     this.tunnel = tunnel;
@@ -139,18 +142,22 @@ export class Desktop {
       }
     };
     client.onerror = (status) => (last ??= status);
-    client.onstatechange = (state) => {
-      if (state === Client.CONNECTED && mine()) {
-        this.connectedAt = performance.now();
-        this.#become("connected", null);
-      }
+    const arrived = () => {
+      if (this.connected) return;
+      this.connectedAt = performance.now();
+      this.#become("connected", null);
     };
-    client.onsync = () => {
+    client.onstatechange = (state) => {
+      if (state === Client.CONNECTED && mine()) arrived();
+    };
+    // flush calls back once what was drawn so far, pictures decoded, is on the canvas.
+    const show = () => {
+      clearTimeout(quiet);
       if (framed) return;
-      // The sync says that a frame is whole; flush calls back once it, pictures decoded, is on the canvas.
       display.flush(() => {
         if (framed || !mine() || !display.getWidth()) return;
         framed = true;
+        arrived();
         this.fit();
         // Until now the last join's last picture stood there.
         for (const old of [...this.screen.children]) if (old !== holder) old.remove();
@@ -158,6 +165,21 @@ export class Desktop {
         this.firstFrame = true;
         this.onFirstFrame();
       });
+    };
+    // A sync says that a frame is whole. But while nothing moves on the machine, guacd says it to one who joins up to
+    // 250 ms late, long after the picture: so the first is shown as soon as no more of it comes. The pointer's picture
+    // (on a layer of its own) comes before it and is none.
+    client.onsync = show;
+    const take = tunnel.oninstruction;
+    let picture = null;
+    tunnel.oninstruction = (opcode, args) => {
+      take(opcode, args);
+      if (framed) tunnel.oninstruction = take;
+      else if (opcode === "img" && args[2] === "0") picture = args[0];
+      else if (opcode === "end" && args[0] === picture) {
+        clearTimeout(quiet);
+        quiet = setTimeout(show, FIRST_PICTURE_QUIET_MS);
+      }
     };
     client.onclipboard = (stream, mimetype) => {
       if (!mimetype.startsWith("text/")) {

@@ -85,6 +85,21 @@ def test_ticket_is_the_first_thing_sent_and_the_picture_is_drawn(sign_in: SignIn
     assert pixel == [200, 30, 30, 255]
 
 
+def test_picture_is_shown_before_a_late_sync_but_not_the_pointer_alone(sign_in: SignIn) -> None:
+    alice, card = at_rescue(sign_in)
+    far = alice.desktop
+    whole = far.picture()
+    pointer = whole.replace("3.img,1.1,2.14,1.0,", "3.img,1.1,2.14,2.-1,")
+    far.picture = lambda: pointer.replace("4.sync,4.1000;", "")  # type: ignore[method-assign]
+    tell(alice, card, state="ready", desktop=True)
+    until(alice.page, lambda: far.got("ticket") or ["", "ticket", "ticket-1"] in far.received)
+    alice.page.evaluate("new Promise((done) => setTimeout(done, 100))")  # four times as long as a picture may pause
+    expect(alice.page.locator("html[data-first-frame=yes]")).to_have_count(0)
+    far.sockets[-1].send(whole.replace("4.sync,4.1000;", ""))
+    expect(alice.page.locator("html[data-first-frame=yes]")).to_have_count(1)
+    expect(alice.page.locator(".curtain")).to_be_hidden()
+
+
 def test_picture_fits_the_window_and_clicks_land_where_they_are_meant(sign_in: SignIn) -> None:
     alice, card = at_rescue(sign_in)
     connected(alice, card)
