@@ -37,6 +37,18 @@ document.addEventListener("DOMContentLoaded", () => {
   new MutationObserver(look).observe(document, {subtree: true, childList: true, attributes: true});
   look();
 });
+window.__tunnel = {};
+window.WebSocket = class extends window.WebSocket {
+  constructor(...args) {
+    super(...args);
+    if (!String(args[0]).includes("/tunnel/")) return;
+    window.__tunnel.asked ??= now();
+    this.addEventListener("open", () => (window.__tunnel.open ??= now()));
+    // The first message is the server's greeting, the second what guacd says.
+    let count = 0;
+    this.addEventListener("message", () => { if (++count === 2) window.__tunnel.drawn ??= now(); });
+  }
+};
 document.addEventListener("click", (event) => {
   if (event.target.closest("[data-action=claim]")) sessionStorage.setItem("claimed", now());
 }, true);

@@ -25,7 +25,7 @@ def measure() -> list[Row]:
     stream = recording()
     rows = []
     with (
-        server("--no-worker", "--no-keeper") as one,
+        server("--no-worker", "--no-keeper", alone=True) as one,
         on_processor(1),
         child(sys.executable, "-m", "bench.guacd", "echo") as (_, echo),
         _player(stream) as player,

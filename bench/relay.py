@@ -32,7 +32,7 @@ def measure() -> list[Row]:
     peers: list[tuple[float, float]] = []
     script = str(Path(__file__).with_name("lite.cjs"))
     with (
-        server("--no-worker", "--no-keeper") as one,
+        server("--no-worker", "--no-keeper", alone=True) as one,
         on_processor(1),
         child(sys.executable, "-m", "bench.guacd", "play", str(stream), "--times", str(times)) as (_, guacd),
         _lite(node, script, guacd) as (lite, address),

@@ -21,18 +21,19 @@ _CSRF = "b" * 32
 
 
 class Server(Installation):
-    """One server, started with the arguments given, on the first processor; whatever measures it stays off that."""
+    """One server, started with the arguments given; `alone`: on the first processor, for its measurer to stay off."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, alone: bool) -> None:
         super().__init__(folder)
         self._arguments = arguments
+        self._alone = alone
         self._environment["LOG_LEVEL"] = "WARNING"
         self.login = ""
 
     def start(self) -> None:
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
-        with open(self.log_file, "ab") as log, on_processor(0):
+        with open(self.log_file, "ab") as log, on_processor(0 if self._alone else -1):
             process = self._process = subprocess.Popen(
                 [sys.executable, "manage.py", "serve", "--ready-file", str(ready), *self._arguments],
                 cwd=ROOT,
@@ -72,10 +73,10 @@ class Server(Installation):
 
 
 @contextlib.contextmanager
-def server(*arguments: str) -> Iterator[Server]:
+def server(*arguments: str, alone: bool = False) -> Iterator[Server]:
     """A migrated and seeded server of one's own; nothing of it is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="portafilter-bench-"))
-    one = Server(folder, *arguments)
+    one = Server(folder, *arguments, alone=alone)
     try:
         one.prepare()
         one.start()
@@ -109,7 +110,7 @@ def child(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @contextlib.contextmanager
 def on_processor(number: int) -> Iterator[None]:
-    """Programs started meanwhile run on this processor only; no change where there is but one."""
+    """Programs started meanwhile run on this processor only; no change where there is no such one or no other."""
     before = os.sched_getaffinity(0)
     if number in before and len(before) > 1:
         os.sched_setaffinity(0, {number})

@@ -30,7 +30,7 @@ def measure() -> list[Row]:
     command = (sys.executable, "-m", "bench.guacd", "play", str(stream), "--mb-per-s", str(MB_PER_S))
     script = str(Path(__file__).with_name("lite.cjs"))
     with (
-        server("--no-worker", "--no-keeper") as one,
+        server("--no-worker", "--no-keeper", alone=True) as one,
         on_processor(1),
         child(*command) as (_, guacd),
         _lite(node, script, guacd) as (lite, address),
