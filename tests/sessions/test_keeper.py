@@ -52,7 +52,8 @@ def test_desktop_is_held_with_the_machines_login_and_the_session_is_ready(guacd:
         assert owner.arguments["username"] == "once"
         assert owner.arguments["password"] == PASSWORD
         assert owner.arguments["disable-audio"] == "true"
-        assert record is not None and record.connection_id == owner.connection_id
+        assert record is not None
+        assert record.connection_id == owner.connection_id
         assert record.parameters["ignore-cert"] == "true"
         assert PASSWORD not in repr(record.parameters) and "username" not in record.parameters
         assert session.ready_at is not None
@@ -75,8 +76,8 @@ def test_end_of_the_session_ends_the_desktop_and_erases_its_id(guacd: FakeGuacd)
         services.cancel(session)
         guacd.wait_until(lambda: owner.count("disconnect") and owner.ended)
         record = GuacamoleConnection.objects.filter(session=session, closed_at__isnull=False)
-        ended = until(record.first, "the record is closed")
-        assert ended.connection_id is None
+        until(record.exists, "the record is closed")
+        assert record[0].connection_id is None
         until(Gateway.objects.filter(session=session, keeper="").exists, "the lease is given up")
         assert again(session).state == State.CLOSING
     assert not SessionEvent.objects.filter(session=session, kind="desktop_lost").exists()
@@ -260,7 +261,7 @@ def test_desktop_of_a_keeper_that_died_is_taken_over_when_its_lease_is_over(guac
         assert Gateway.objects.get(pk=row.pk).keeper == "one"
         Gateway.objects.filter(pk=row.pk).update(keeper_until=timezone.now())
         until(lambda: Gateway.objects.get(pk=row.pk).keeper == "two", "the lease is taken")
-        until(lambda: guacd.owners and _opens(session), "it is held again")
+        until(lambda: bool(guacd.owners) and _opens(session), "it is held again")
         until_state(session, State.READY)
         record.refresh_from_db()
         assert record.closed_at is not None and record.connection_id is None
