@@ -9,7 +9,7 @@ from bench.figures import Row, percentile, spread
 from bench.server import server
 from bench.wire import Guacd
 
-CLAIMS = 25
+CLAIMS = 20
 # Milliseconds from the click to each step.
 _STEPS = """() => {
   const since = (at) => at - Number(sessionStorage.getItem("claimed"));

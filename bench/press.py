@@ -8,7 +8,7 @@ from bench import machine as rescue
 from bench.figures import Row, percentile, spread
 from bench.server import server
 
-PRESSES = 40
+PRESSES = 30
 
 
 def measure() -> list[Row]:
