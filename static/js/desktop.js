@@ -103,6 +103,8 @@ export class Desktop {
     this.timer = 0;
     const turn = ++this.turn;
     this.#become("connecting", null);
+    // The tunnel waits some seconds for its ticket: opened meanwhile, it costs no time of its own.
+    const admit = this.#open(turn);
     let ticket;
     try {
       ({ ticket } = await sessions.attach(this.sessionId, this.role));
@@ -113,10 +115,11 @@ export class Desktop {
       return;
     }
     if (turn !== this.turn) return; // left, or joined in another role, meanwhile
-    this.#open(ticket, turn);
+    admit(ticket);
   }
 
-  #open(ticket, turn) {
+  /** Opens a tunnel and gives back what hands it its ticket. */
+  #open(turn) {
     const tunnel = new Guacamole.WebSocketTunnel(`/ws/sessions/${this.sessionId}/tunnel/`);
     const client = new Guacamole.Client(tunnel);
     const display = client.getDisplay();
@@ -124,19 +127,24 @@ export class Desktop {
     const holder = document.createElement("div");
     let framed = false;
     let quiet = 0;
+    let ticket = null;
     let ticketSent = false;
     let last = null; // the first error tells the cause, those after it only follow from it
     this.tunnel = tunnel;
     this.client = client;
 
+    const sendTicket = () => {
+      if (ticket === null || ticketSent || !tunnel.isConnected()) return;
+      ticketSent = true;
+      tunnel.sendMessage(Guacamole.Tunnel.INTERNAL_DATA_OPCODE, "ticket", ticket);
+      this.#become("waiting", null);
+    };
     tunnel.onerror = (status) => (last ??= status);
     tunnel.onstatechange = (state) => {
       if (!mine()) return;
       if (state === Tunnel.OPEN || state === Tunnel.UNSTABLE) this.onSteady(state === Tunnel.OPEN);
-      if (state === Tunnel.OPEN && !ticketSent) {
-        ticketSent = true;
-        tunnel.sendMessage(Guacamole.Tunnel.INTERNAL_DATA_OPCODE, "ticket", ticket);
-        this.#become("waiting", null);
+      if (state === Tunnel.OPEN) {
+        sendTicket();
       } else if (state === Tunnel.CLOSED) {
         this.#lost(last ?? { code: STATUS.UPSTREAM_NOT_FOUND, message: "" });
       }
@@ -197,6 +205,10 @@ export class Desktop {
     this.screen.append(holder);
     this.onDisplay(client, display, holder);
     client.connect("");
+    return (given) => {
+      ticket = given;
+      sendTicket();
+    };
   }
 
   #lost({ code, message }) {
