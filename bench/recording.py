@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+from agent.simulator import SimulatedMachine
 from bench import machine as rescue
 from bench.figures import RESULTS
 from bench.server import server
@@ -51,7 +52,7 @@ def _record() -> bytes:
     return bytes(data[begin : data.index(b";", last) + 1])
 
 
-def _use(machine: rescue.SimulatedMachine, until: float) -> None:
+def _use(machine: SimulatedMachine, until: float) -> None:
     """Somebody who tries everything, and writes down what."""
     number = 0
     while time.monotonic() < until:

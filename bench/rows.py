@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import django
 
@@ -61,8 +63,8 @@ def desktop(session: str) -> dict[str, Any]:
     """How the desktop of a rescue is joined at its guacd, and how its machine is logged in to."""
     from sessions.models import GuacamoleConnection, RdpCredential
 
-    held = GuacamoleConnection.objects.select_related("gateway").get(session_id=session, closed_at=None)
-    once = RdpCredential.objects.get(session_id=session)
+    held = GuacamoleConnection.objects.select_related("gateway").get(session_id=UUID(session), closed_at=None)
+    once = RdpCredential.objects.get(session_id=UUID(session))
     return {
         "port": held.gateway.port, "connection_id": held.connection_id, "hostname": held.hostname,
         "rdp_port": once.port, "username": once.username, "password": once.password,
@@ -71,5 +73,5 @@ def desktop(session: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     django.setup()
-    work = {"login": login, "desktops": desktops, "desktop": desktop}[sys.argv[1]]
+    work: Callable[..., object] = {"login": login, "desktops": desktops, "desktop": desktop}[sys.argv[1]]
     print(json.dumps(work(**json.load(sys.stdin))))
