@@ -30,6 +30,7 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: stop.set())
         running = start_threads(threads, stop=stop)
         self.stdout.write(f"Working with {threads} threads; Ctrl-C ends it.")
+        self.stdout.flush()
         stop.wait()
         bell.ring()
         for thread in running:
