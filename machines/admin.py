@@ -195,6 +195,12 @@ class OperatorAdmin(FleetScopedAdmin):
             }
             _record(request, "operator_changed" if change else "operator_added", detail=detail)
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or _may_manage(request, obj.user))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or _may_manage(request, obj.user))
+
     def delete_model(self, request: HttpRequest, obj: Operator) -> None:
         _record(request, "operator_removed", detail={"operator": obj.user.username})
         super().delete_model(request, obj)
@@ -230,12 +236,10 @@ class PersonAdmin(FleetScopedAdmin, UserAdmin):  # type: ignore[type-arg]
         return ["is_staff", "is_superuser", "groups", "user_permissions"]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        above = obj is not None and (obj.is_superuser or obj.is_staff) and not _person(request).is_superuser
-        return super().has_change_permission(request, obj) and not above
+        return super().has_change_permission(request, obj) and (obj is None or _may_manage(request, obj))
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        above = obj is not None and (obj.is_superuser or obj.is_staff) and not _person(request).is_superuser
-        return super().has_delete_permission(request, obj) and not above
+        return super().has_delete_permission(request, obj) and (obj is None or _may_manage(request, obj))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -266,6 +270,16 @@ class SecurityEventAdmin(RecordAdmin):
 def _person(request: HttpRequest) -> User:
     assert isinstance(request.user, User)  # the admin lets nobody else in
     return request.user
+
+
+def _may_manage(request: HttpRequest, person: User) -> bool:
+    """Whoever signs in as somebody reaches all of their fleets: so a manager needs all of them (T22)."""
+    manager = _person(request)
+    if manager.is_superuser:
+        return True
+    if person.is_superuser or person.is_staff:
+        return False
+    return not Fleet.objects.filter(operators__user=person).exclude(pk__in=fleets_of(manager)).exists()
 
 
 def _record(

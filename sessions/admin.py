@@ -174,6 +174,13 @@ class ConnectionProfileAdmin(FleetScopedAdmin):
         ("Keyboard and clipboard", {"fields": ["server_layout", "allow_copy", "allow_paste"]}),
     ]
 
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """A profile without a fleet is for every tenant: only a superuser makes one."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if db_field.name == "fleet":
+            field.required = not request.user.is_superuser
+        return field
+
 
 @admin.register(Attachment)
 class AttachmentAdmin(RecordAdmin):

@@ -279,3 +279,27 @@ def test_manager_gives_nobody_rights_and_changes_no_superuser(fleet_manager: Cli
         reverse("admin:auth_user_password_change", args=[root.pk]), {"password1": "x" * 14, "password2": "x" * 14}
     ).status_code in (302, 403)
     assert not User.objects.get(pk=root.pk).has_usable_password()
+
+
+def test_manager_cannot_become_somebody_who_also_works_elsewhere(fleet_manager: Client) -> None:
+    both = person("Olga")
+    both.operator.fleets.add(fleet("South"))
+
+    fleet_manager.post(
+        reverse("admin:auth_user_password_change", args=[both.pk]), {"password1": "x" * 14, "password2": "x" * 14}
+    )
+    fleet_manager.post(reverse("admin:machines_operator_change", args=[both.operator.pk]), {"role": "operator"})
+    fleet_manager.post(reverse("admin:machines_operator_delete", args=[both.operator.pk]), {"post": "yes"})
+
+    assert not User.objects.get(pk=both.pk).check_password("x" * 14)
+    assert Operator.objects.get(user=both).fleets.count() == 2
+
+
+def test_manager_makes_no_connection_profile_for_all_tenants(fleet_manager: Client) -> None:
+    values = {"name": "Everywhere", "security": "any", "color_depth": 24, "width": 1024, "height": 768, "dpi": 96}
+
+    everywhere = fleet_manager.post(reverse("admin:support_connectionprofile_add"), values)
+    assert "fleet" in everywhere.context["adminform"].form.errors
+
+    fleet_manager.post(reverse("admin:support_connectionprofile_add"), {**values, "fleet": fleet().pk})
+    assert ConnectionProfile.objects.get().fleet == fleet()
