@@ -177,7 +177,8 @@ def end(
 
 def begin_starting(session: SupportSession, *, now: datetime) -> SupportSession:
     """requested → starting: a gateway is being looked for. Call it in the transaction that makes the gateway's row."""
-    return _move(session, State.STARTING, kind="gateway_wanted", now=now, notice="")
+    due = now + timedelta(seconds=settings.GATEWAY_DEADLINE_S)
+    return _move(session, State.STARTING, kind="gateway_wanted", now=now, notice="", gateway_due_at=due)
 
 
 def desktop_ready(session: SupportSession, *, now: datetime | None = None) -> SupportSession:
@@ -443,7 +444,9 @@ def _renew_login(session: SupportSession, login: RdpLogin, *, now: datetime) -> 
     if old == login:
         return
     with transaction.atomic():
-        if _change(session, {}, kind="login_renewed", actor="machine", now=now):
+        # A deadline that the old login has used up must not end the rescue before the new one was tried.
+        due = max(session.gateway_due_at, now + timedelta(seconds=settings.MACHINE_GONE_S))
+        if _change(session, {}, kind="login_renewed", actor="machine", now=now, gateway_due_at=due):
             RdpCredential.objects.filter(session_id=session.pk).update(
                 username=login.username, password=login.password, port=login.port,
                 domain=login.domain, security=login.security,

@@ -9,7 +9,7 @@ from sessions.errors import AlreadyClaimed, IdempotencyConflict, NotAllowed, Ses
 from sessions.models import RdpCredential, SessionEvent
 from sessions.services import RdpLogin
 from sessions.states import EndReason, State
-from tests.sessions.rescues import machine, person, press
+from tests.sessions.rescues import Clock, machine, person, press
 
 pytestmark = pytest.mark.django_db
 LOGIN = RdpLogin(username="once", password="canary", port=3390)
@@ -43,6 +43,20 @@ def test_press_while_a_session_is_open_gives_that_one_and_renews_its_login() -> 
     kept = RdpCredential.objects.get(session=first)
     assert (kept.username, kept.password, kept.port) == ("twice", "other", 3391)
     assert SessionEvent.objects.filter(session=first, kind="login_renewed").count() == 1
+
+
+def test_renewed_login_has_time_to_be_tried_before_the_rescue_ends() -> None:
+    clock = Clock()
+    session, _ = services.request_support(machine(), login=LOGIN, idempotency_key="k1", now=clock())
+    session = services.begin_starting(session, now=clock())
+    late = clock.tick((session.gateway_due_at - clock()).total_seconds() - 1)
+
+    renewed, _ = services.request_support(
+        machine(), login=RdpLogin(username="twice", password="other"), idempotency_key="k2", now=late
+    )
+
+    renewed.refresh_from_db()
+    assert (renewed.gateway_due_at - late).total_seconds() >= 60
 
 
 def test_login_shows_no_secret_when_printed() -> None:
