@@ -30,6 +30,7 @@ async function call(method, path, body, timeout = 15_000) {
     headers["Content-Type"] = "application/json";
   }
   let response;
+  let text;
   try {
     response = await fetch(path, {
       method,
@@ -38,6 +39,7 @@ async function call(method, path, body, timeout = 15_000) {
       credentials: "same-origin",
       signal: AbortSignal.timeout(timeout),
     });
+    text = await response.text(); // a line may break in the middle of an answer, too
   } catch (error) {
     const detail =
       error.name === "TimeoutError"
@@ -45,7 +47,6 @@ async function call(method, path, body, timeout = 15_000) {
         : "The server cannot be reached. Check your network and try again.";
     throw new Problem(0, { detail });
   }
-  const text = await response.text();
   let document_ = {};
   try {
     document_ = text ? JSON.parse(text) : {};
