@@ -42,7 +42,7 @@ test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
 
 test-postgres: setup-test ## Those that use the database once more, on a PostgreSQL of their own.
 	@echo "— tests, on PostgreSQL"
-	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) --ignore tests/e2e --ignore tests/agent --ignore tests/sessions/guacamole
+	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) -m "not real" --ignore tests/e2e --ignore tests/agent --ignore tests/sessions/guacamole --ignore tests/portal/browser
 
 test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@echo "— tests, end to end"

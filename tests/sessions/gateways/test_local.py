@@ -27,6 +27,12 @@ def _all_of(request: GatewayRequest) -> list[processes.Process]:
     return processes.find(PORTAFILTER_GATEWAY=request.attempt_id)
 
 
+def _alone(request: GatewayRequest) -> processes.Process:
+    """The gateway's one process, when the child that served the start's look has gone."""
+    until(lambda: len(_all_of(request)) == 1, what="one process is left")
+    return _all_of(request)[0]
+
+
 def _open_connection(status: GatewayStatus) -> socket.socket:
     sock = socket.create_connection((status.host, status.port), timeout=5)
     sock.sendall(b"6.select,3.rdp;")
@@ -37,7 +43,7 @@ def _open_connection(status: GatewayStatus) -> socket.socket:
 def test_children_of_a_killed_guacd_are_found_and_ended(local: LocalGateways) -> None:
     request = new_request()
     status = local.start(request)
-    (leader,) = _all_of(request)
+    leader = _alone(request)
     # As a child in the middle of an RDP connection, which outlives its parent by 17 s and ignores a request to end.
     stubborn = subprocess.Popen(
         ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], env=leader.environment, process_group=0
@@ -63,7 +69,7 @@ def test_process_that_ignores_a_request_to_end_is_killed(local: LocalGateways) -
 def test_stop_takes_its_folder_away(local: LocalGateways) -> None:
     request = new_request()
     status = local.start(request)
-    (home,) = [Path(process.environment["HOME"]) for process in _all_of(request)]
+    home = Path(_alone(request).environment["HOME"])
     assert home.is_dir()
     local.stop(request.attempt_id, status.handle)
     assert not home.exists()
@@ -94,7 +100,7 @@ def test_guacd_gets_no_settings_of_ours(local: LocalGateways, monkeypatch: pytes
     monkeypatch.setenv("CREDENTIAL_KEYS_CANARY", "canary")
     request = new_request()
     local.start(request)
-    (process,) = _all_of(request)
+    process = _alone(request)
     ours = {"PATH", "HOME", "LANG", "PORTAFILTER_GATEWAY", "PORTAFILTER_INSTALLATION", "PORTAFILTER_PORT"}
     assert set(process.environment) <= ours | {"PWD"}
 
