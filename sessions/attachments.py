@@ -67,9 +67,11 @@ def redeem_ticket(
     return attachment
 
 
-def heard(attachment_ids: Iterable[int], *, now: datetime | None = None) -> None:
-    """Their tunnels live."""
-    Attachment.objects.filter(pk__in=list(attachment_ids), detached_at=None).update(seen_at=now or timezone.now())
+def heard(attachment_ids: Iterable[int], *, now: datetime | None = None) -> int:
+    """Their tunnels live; says how many of them are still attached: one taken for dead meanwhile has to join again."""
+    return Attachment.objects.filter(pk__in=list(attachment_ids), detached_at=None).update(
+        seen_at=now or timezone.now()
+    )
 
 
 def detach(attachment: Attachment, *, detail: str = "", now: datetime | None = None) -> None:

@@ -212,7 +212,8 @@ class TunnelConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 ending = await self._ending(role, connection)
                 seen_at = now
                 if now - heard_at > _HEARD_EVERY_S:
-                    await _in_thread(attachments.heard, [attachment.pk])
+                    if not await _in_thread(attachments.heard, [attachment.pk]):
+                        ending = ending or LOST  # taken for dead during a pause: only a new join is counted as there
                     heard_at = now
             except Exception:
                 logger.exception("A tunnel of session %s cannot check its operator's rights", self._session_id)

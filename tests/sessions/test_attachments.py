@@ -123,6 +123,7 @@ def test_tunnel_that_is_not_heard_of_is_taken_away() -> None:
 
     assert attachments.detach_stale(now=clock.tick(20)) == 0
     assert attachments.detach_stale(now=clock.tick(11)) == 1
+    assert attachments.heard([attachment.pk], now=clock()) == 0, "it is told that it has to join again"
 
     session.refresh_from_db()
     assert session.state == State.READY
