@@ -66,7 +66,8 @@ class GatewayPasses:
     # --- wanting -----------------------------------------------------------------------------------------------------
 
     def _requested(self) -> QuerySet[SupportSession]:
-        sessions = SupportSession.objects.filter(state=State.REQUESTED)
+        # Who has waited too long gets no gateway any more: the ending passes tell them.
+        sessions = SupportSession.objects.filter(state=State.REQUESTED, gateway_due_at__gt=self.now())
         return sessions.select_related("machine", "fleet").order_by("requested_at")
 
     def _want_first(self, session: SupportSession) -> None:

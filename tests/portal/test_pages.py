@@ -88,7 +88,7 @@ def test_queue_begins_with_the_open_rescues_of_ones_own_fleets(alice: Client, ch
 
 
 def test_what_belongs_to_another_fleet_is_not_there(alice: Client, charlie: Client) -> None:
-    session = press()
+    session = press("North-only-1")  # longer than what a page's random token may hold by chance
     for address in (f"/sessions/{session.pk}/", f"/machines/{session.machine_id}/"):
         assert alice.get(address).status_code == 200
         assert charlie.get(address).status_code == 404
