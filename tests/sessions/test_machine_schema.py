@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.openapi import from_asgi
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from portal.machine_asgi import application
 from sessions import services
@@ -65,7 +66,10 @@ def test_every_answer_keeps_to_the_schema(
             # A request that is over: no wait, and its answers are more than 404.
             known = services.cancel(press("A1", key="known"))
             case.path_parameters["request_id"] = str(known.pk)
-        answer = case.call_and_validate(headers={"Authorization": f"Bearer {a1.token}"})
+        # The token and the id given here may mend just what was wrong with the call; test_machine_api.py has each fault.
+        answer = case.call_and_validate(
+            headers={"Authorization": f"Bearer {a1.token}"}, excluded_checks=[negative_data_rejection]
+        )
         statuses.add(answer.status_code)
         assert b"Traceback" not in answer.content
         for login in RdpCredential.objects.all():
