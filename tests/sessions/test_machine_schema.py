@@ -66,7 +66,7 @@ def test_every_answer_keeps_to_the_schema(
             # A request that is over: no wait, and its answers are more than 404.
             known = services.cancel(press("A1", key="known"))
             case.path_parameters["request_id"] = str(known.pk)
-        # The token and the id given here may mend just what was wrong with the call; test_machine_api.py has each fault.
+        # The token and id given here may mend just what was wrong with the call; test_machine_api.py has each fault.
         answer = case.call_and_validate(
             headers={"Authorization": f"Bearer {a1.token}"}, excluded_checks=[negative_data_rejection]
         )
