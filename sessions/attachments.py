@@ -6,7 +6,6 @@ A ticket is 256 random bits, kept as SHA-256, good for 30 seconds and one use, b
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
 from collections.abc import Iterable
@@ -14,13 +13,15 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from machines import selectors as fleet_selectors
 from machines.models import User
 from sessions import services
-from sessions.errors import NotAllowed, SessionClosed, StateConflict, TicketRefused
+from sessions.errors import NotAllowed, SessionClosed, TicketRefused
 from sessions.models import Attachment, SupportSession
+from sessions.states import OPEN_STATES, State
 
 TICKET_LIFE = timedelta(seconds=30)
 # A tunnel says every few seconds that it lives; one not heard of for this long died with its process.
@@ -30,11 +31,13 @@ STALE_AFTER = timedelta(seconds=30)
 def issue_ticket(session: SupportSession, *, user: User, role: str, now: datetime | None = None) -> str:
     """A ticket for one browser to join the desktop as controller or watcher.
 
-    Raises SessionClosed, or NotAllowed when the role is not this person's.
+    Raises SessionClosed, or NotAllowed when the role is not this person's or the machine is switched off.
     """
     now = now or timezone.now()
     if not session.is_open:
         raise SessionClosed(session)
+    if not session.machine.is_active:
+        raise NotAllowed("This machine was switched off for remote help by a manager.")
     if role == Attachment.Role.CONTROLLER and session.operator_id != user.pk:
         raise NotAllowed("Only the operator who has claimed this rescue can control it. You can watch.")
     if not fleet_selectors.fleets_of(user).filter(pk=session.fleet_id).exists():
@@ -102,20 +105,42 @@ def detach_stale(*, now: datetime) -> int:
     return len(stale)
 
 
+def follow_all(*, now: datetime) -> None:
+    """Puts right the sessions whose state does not say who is at the desktop.
+
+    A desktop that became ready while its operator's screen had joined already is one; a process that died between an
+    attachment's commit and its session's is another.
+    """
+    controllers = Attachment.objects.filter(
+        session=OuterRef("pk"), user=OuterRef("operator"), role=Attachment.Role.CONTROLLER,
+        attached_at__isnull=False, detached_at=None,
+    )  # fmt: skip
+    sessions = SupportSession.objects.filter(state__in=OPEN_STATES).annotate(present=Exists(controllers))
+    is_wrong = (
+        Q(present=True, state=State.READY)
+        | Q(present=False, state=State.ACTIVE)
+        | Q(present=True, unattended_since__isnull=False)
+        | Q(present=False, operator__isnull=False, unattended_since=None)
+    )
+    for session_id in sessions.filter(is_wrong).values_list("pk", flat=True):
+        _follow(session_id, now=now)
+
+
 def _follow(session_id: UUID, *, now: datetime) -> None:
-    """Makes the session's state say whether its operator is at the desktop; the newest look wins."""
-    for _ in range(3):
-        session = SupportSession.objects.select_related("fleet").get(pk=session_id)
+    """Makes the session's state say whether its operator is at the desktop.
+
+    The row is locked before the look: of one who comes and one who goes at the same moment, the later look sees both.
+    """
+    with transaction.atomic():
+        session = SupportSession.objects.select_for_update().get(pk=session_id)
         present = Attachment.objects.filter(
             session_id=session_id,
             role=Attachment.Role.CONTROLLER,
             attached_at__isnull=False,
             detached_at=None,
-            user=session.operator,
+            user=session.operator_id,
         ).exists()
-        with contextlib.suppress(StateConflict):
-            services.controllers_changed(session, present=present, now=now)
-            return
+        services.controllers_changed(session, present=present, now=now)
 
 
 def _sha256(text: str) -> str:

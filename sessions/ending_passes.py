@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import F, Q, QuerySet
 
 from machines.vpn.base import AddressError, VpnDriver, VpnError, get_driver
 from sessions import attachments, services
@@ -38,7 +38,9 @@ class EndingPasses:
     def run(self) -> None:
         now = self.now()
         each(self._without_desktop(now), self._end_without_desktop, "end an overdue session")
+        each(self._withdrawn(), self._end_withdrawn, "end the session of a machine that was withdrawn")
         each(self._unanswered(now), self._end_unanswered, "end an unanswered session")
+        attachments.follow_all(now=now)
         each(self._abandoned(now), self._expire_claim, "give an abandoned session back")
         each(self._closing(), self._close, "close a session")
         self._keep_house(now)
@@ -46,12 +48,27 @@ class EndingPasses:
     # --- time limits -------------------------------------------------------------------------------------------------
 
     def _without_desktop(self, now: datetime) -> QuerySet[SupportSession]:
-        return SupportSession.objects.filter(state__in=(State.REQUESTED, State.STARTING), gateway_due_at__lte=now)
+        # Who waits for a free gateway of the fleet may do so for as long as one waits for an answer.
+        started = Q(state=State.STARTING, gateway_due_at__lte=now)
+        in_line = Q(state=State.REQUESTED, operator__isnull=False, answer_due_at__lte=now)
+        return SupportSession.objects.filter(started | in_line)
 
     def _end_without_desktop(self, session: SupportSession) -> None:
         reason, detail = _why_no_desktop(session)
-        still = {"state": session.state, "gateway_due_at": session.gateway_due_at}
+        still = {
+            "state": session.state,
+            "operator": session.operator_id,
+            "gateway_due_at": session.gateway_due_at,
+            "answer_due_at": session.answer_due_at,
+        }
         services.end(session, reason, detail=detail, only_if=still, now=self.now())
+
+    def _withdrawn(self) -> QuerySet[SupportSession]:
+        is_withdrawn = Q(machine__is_active=False) | ~Q(machine__fleet=F("fleet"))
+        return SupportSession.objects.filter(is_withdrawn, state__in=OPEN_STATES)
+
+    def _end_withdrawn(self, session: SupportSession) -> None:
+        services.end(session, EndReason.MACHINE_WITHDRAWN, now=self.now())
 
     def _unanswered(self, now: datetime) -> QuerySet[SupportSession]:
         return SupportSession.objects.filter(state__in=OPEN_STATES, operator=None, answer_due_at__lte=now)
@@ -62,7 +79,8 @@ class EndingPasses:
 
     def _abandoned(self, now: datetime) -> QuerySet[SupportSession]:
         since = now - timedelta(seconds=settings.ABANDONED_AFTER_S)
-        sessions = SupportSession.objects.filter(state__in=OPEN_STATES, unattended_since__lte=since)
+        # Only a desktop that is there can be left alone: who waits for one keeps the claim.
+        sessions = SupportSession.objects.filter(state=State.READY, unattended_since__lte=since)
         return sessions.exclude(operator=None).select_related("fleet")
 
     def _expire_claim(self, session: SupportSession) -> None:

@@ -67,7 +67,7 @@ class GatewayPasses:
 
     def _requested(self) -> QuerySet[SupportSession]:
         # Who has waited too long gets no gateway any more: the ending passes tell them.
-        sessions = SupportSession.objects.filter(state=State.REQUESTED, gateway_due_at__gt=self.now())
+        sessions = SupportSession.objects.filter(state=State.REQUESTED, answer_due_at__gt=self.now())
         return sessions.select_related("machine", "fleet").order_by("requested_at")
 
     def _want_first(self, session: SupportSession) -> None:

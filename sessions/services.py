@@ -7,17 +7,14 @@ Nothing outside is called from here; what is wanted is committed, and the worker
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -25,7 +22,7 @@ from machines import selectors as fleet_selectors
 from machines.models import Machine, User
 from notifications import live
 from sessions import bell
-from sessions.errors import AlreadyClaimed, IdempotencyConflict, NotAllowed, SessionClosed, StateConflict
+from sessions.errors import AlreadyClaimed, NotAllowed, SessionClosed, StateConflict
 from sessions.models import RdpCredential, SessionEvent, SupportSession
 from sessions.states import OPEN_STATES, TRANSITIONS, EndReason, State
 
@@ -41,33 +38,47 @@ class RdpLogin:
     security: str = "any"
 
 
-def request_support(
-    machine: Machine,
-    *,
-    login: RdpLogin,
-    idempotency_key: str,
-    problem_code: str = "",
-    problem_text: str = "",
-    now: datetime | None = None,
-) -> tuple[SupportSession, bool]:
-    """The session for a press, and whether this press made it.
+def begin(
+    machine: Machine, *, login: RdpLogin, problem_code: str = "", problem_text: str = "", now: datetime
+) -> SupportSession:
+    """A new session with its login; presses.py says when. Call it in the transaction that keeps the press.
 
-    The same key with the same body gives the same session, closed or not; with another body it raises
-    IdempotencyConflict. A press while a session is open gives that one; a new login in it replaces the old one,
-    since a restarted agent has made its old one worthless.
+    Raises IntegrityError when the machine has an open session: another press was faster.
     """
-    now = now or timezone.now()
-    digest = _digest(login, problem_code, problem_text)
-    for _ in range(3):
-        found = _replayed(machine, idempotency_key, digest) or _open_session(machine)
-        if found is not None:
-            _renew_login(found, login, now=now)
-            return found, False
-        try:
-            return _create(machine, login, idempotency_key, digest, problem_code, problem_text, now), True
-        except IntegrityError:
-            continue  # another press of this machine was faster: read what it made
-    raise StateConflict(f"Machine {machine.serial} pressed several times at once. Try again.")
+    session = SupportSession.objects.create(
+        machine=machine,
+        fleet_id=machine.fleet_id,
+        problem_code=problem_code,
+        problem_text=problem_text,
+        requested_at=now,
+        updated_at=now,
+        gateway_due_at=now + timedelta(seconds=settings.GATEWAY_DEADLINE_S),
+        answer_due_at=now + timedelta(seconds=machine.fleet.answer_deadline_s or settings.ANSWER_DEADLINE_S),
+    )
+    RdpCredential.objects.create(session=session, **asdict(login))
+    SessionEvent.objects.create(
+        session=session, at=now, kind="requested", to_state=State.REQUESTED, actor="machine",
+        detail={"code": problem_code, "text": problem_text},
+    )  # fmt: skip
+    _announce(machine.fleet_id, session.pk)
+    return session
+
+
+def renew_login(session: SupportSession, login: RdpLogin, *, now: datetime) -> SupportSession:
+    """Gives an open session the login of its machine's newest press, unless it has it already.
+
+    Raises StateConflict when the session has ended meanwhile: no login comes back to it.
+    """
+    kept = RdpCredential.objects.filter(session_id=session.pk).first()
+    if kept and RdpLogin(kept.username, kept.password, kept.port, kept.domain, kept.security) == login:
+        return session
+    # A deadline that the old login has used up must not end the rescue before the new one was tried.
+    due = max(session.gateway_due_at, now + timedelta(seconds=settings.MACHINE_GONE_S))
+    with transaction.atomic():
+        if not _change(session, {}, kind="login_renewed", actor="machine", now=now, gateway_due_at=due):
+            raise StateConflict("The session has ended, so it takes no other login.")
+        RdpCredential.objects.filter(session_id=session.pk).update(**asdict(login))
+    return _reload(session)
 
 
 def claim(session: SupportSession, *, user: User, now: datetime | None = None) -> SupportSession:
@@ -184,8 +195,10 @@ def begin_starting(session: SupportSession, *, now: datetime) -> SupportSession:
 def desktop_ready(session: SupportSession, *, now: datetime | None = None) -> SupportSession:
     """starting → ready: the keeper holds the machine's desktop."""
     now = now or timezone.now()
-    first: dict[str, Any] = {} if session.ready_at else {"ready_at": now}
-    return _move(session, State.READY, kind="desktop_ready", now=now, notice="", **first)
+    values: dict[str, Any] = {} if session.ready_at else {"ready_at": now}
+    if session.unattended_since:
+        values["unattended_since"] = now  # nobody could be at a desktop that was not there
+    return _move(session, State.READY, kind="desktop_ready", now=now, notice="", **values)
 
 
 def desktop_lost(session: SupportSession, *, detail: str, notice: str, now: datetime | None = None) -> SupportSession:
@@ -375,90 +388,6 @@ def _announce(fleet_id: int, session_id: UUID) -> None:
         live.session_changed(fleet_id=fleet_id, session_id=session_id)
 
     transaction.on_commit(tell)
-
-
-def _create(
-    machine: Machine,
-    login: RdpLogin,
-    idempotency_key: str,
-    digest: str,
-    problem_code: str,
-    problem_text: str,
-    now: datetime,
-) -> SupportSession:
-    with transaction.atomic():
-        session = SupportSession.objects.create(
-            machine=machine,
-            fleet_id=machine.fleet_id,
-            idempotency_key=idempotency_key,
-            request_digest=digest,
-            problem_code=problem_code,
-            problem_text=problem_text,
-            requested_at=now,
-            updated_at=now,
-            gateway_due_at=now + timedelta(seconds=settings.GATEWAY_DEADLINE_S),
-            answer_due_at=now + timedelta(seconds=machine.fleet.answer_deadline_s or settings.ANSWER_DEADLINE_S),
-        )
-        RdpCredential.objects.create(
-            session=session,
-            username=login.username,
-            password=login.password,
-            domain=login.domain,
-            port=login.port,
-            security=login.security,
-        )
-        SessionEvent.objects.create(
-            session=session, at=now, kind="requested", to_state=State.REQUESTED, actor="machine",
-            detail={"code": problem_code, "text": problem_text},
-        )  # fmt: skip
-        _announce(machine.fleet_id, session.pk)
-    return session
-
-
-def _replayed(machine: Machine, idempotency_key: str, digest: str) -> SupportSession | None:
-    session = (
-        SupportSession.objects.select_related("machine", "fleet", "operator")
-        .filter(machine=machine, idempotency_key=idempotency_key)
-        .first()
-    )
-    if session and not hmac.compare_digest(session.request_digest, digest):
-        raise IdempotencyConflict(
-            "This Idempotency-Key was used before with another body. Send the same body, or a new key."
-        )
-    return session
-
-
-def _open_session(machine: Machine) -> SupportSession | None:
-    return (
-        SupportSession.objects.select_related("machine", "fleet", "operator")
-        .filter(machine=machine, state__in=[s.value for s in OPEN_STATES])
-        .first()
-    )
-
-
-def _renew_login(session: SupportSession, login: RdpLogin, *, now: datetime) -> None:
-    kept = RdpCredential.objects.filter(session_id=session.pk).first()
-    if kept is None or not session.is_open:
-        return
-    old = RdpLogin(kept.username, kept.password, kept.port, kept.domain, kept.security)
-    if old == login:
-        return
-    with transaction.atomic():
-        # A deadline that the old login has used up must not end the rescue before the new one was tried.
-        due = max(session.gateway_due_at, now + timedelta(seconds=settings.MACHINE_GONE_S))
-        if _change(session, {}, kind="login_renewed", actor="machine", now=now, gateway_due_at=due):
-            RdpCredential.objects.filter(session_id=session.pk).update(
-                username=login.username, password=login.password, port=login.port,
-                domain=login.domain, security=login.security,
-            )  # fmt: skip
-
-
-def _digest(login: RdpLogin, problem_code: str, problem_text: str) -> str:
-    """Keyed, so that the stored digest of a body gives nobody a way to try passwords."""
-    body = json.dumps(
-        [login.username, login.password, login.port, login.domain, login.security, problem_code, problem_text]
-    )
-    return hmac.new(settings.SECRET_KEY.encode(), body.encode(), hashlib.sha256).hexdigest()
 
 
 def _require_holder(session: SupportSession, user: User, *, supervisor_only: bool = False) -> None:

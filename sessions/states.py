@@ -33,6 +33,7 @@ class EndReason(StrEnum):
     CREDENTIALS_REFUSED = "credentials_refused"
     GATEWAY_FAILED = "gateway_failed"
     FORCED = "forced"
+    MACHINE_WITHDRAWN = "machine_withdrawn"
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {

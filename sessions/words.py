@@ -27,10 +27,13 @@ END_SENTENCES = {
         "The machine refused its own one-off login. Have help pressed again; if it happens twice, restart the machine."
     ),
     EndReason.GATEWAY_FAILED: (
-        "No gateway to the machine could be kept. Have help pressed again; "
+        "No gateway to the machine could be had or kept. Have help pressed again; "
         "if it happens twice, tell whoever runs Portafilter."
     ),
     EndReason.FORCED: "A supervisor ended this rescue. Have help pressed again if the machine still needs it.",
+    EndReason.MACHINE_WITHDRAWN: (
+        "A manager switched this machine off for remote help, or moved it to another fleet. Nothing is left open."
+    ),
 }
 
 _MACHINE_END = {
@@ -42,6 +45,7 @@ _MACHINE_END = {
     EndReason.CREDENTIALS_REFUSED: "We could not sign in to this machine. Please press help again.",
     EndReason.GATEWAY_FAILED: "We could not reach this machine's screen. Please press help again.",
     EndReason.FORCED: "This help request was ended. Please press help again if you still need us.",
+    EndReason.MACHINE_WITHDRAWN: "Remote help was switched off for this machine. Please call whoever looks after it.",
 }
 
 

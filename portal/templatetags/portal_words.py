@@ -20,6 +20,7 @@ _ENDINGS: dict[str, str] = {
     EndReason.GATEWAY_FAILED: "No gateway",
     EndReason.CREDENTIALS_REFUSED: "Sign-in refused",
     EndReason.FORCED: "Ended by a supervisor",
+    EndReason.MACHINE_WITHDRAWN: "Machine switched off",
 }
 
 

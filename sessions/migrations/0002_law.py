@@ -52,6 +52,14 @@ def forwards(apps, schema_editor):
     make_append_only(schema_editor, "support_session_event")
 
 
+def restore_on_sqlite(apps, schema_editor):
+    """For later migrations that change support_session: SQLite makes the table anew, without its triggers."""
+    if schema_editor.connection.vendor == "sqlite":
+        run_statements(
+            schema_editor, sqlite=_SQLITE.replace("CREATE TRIGGER", "CREATE TRIGGER IF NOT EXISTS"), postgresql=""
+        )
+
+
 class Migration(migrations.Migration):
     dependencies = [("support", "0001_initial"), ("machines", "0002_append_only")]
     operations = [migrations.RunPython(forwards)]

@@ -44,6 +44,7 @@ export const ENDED = {
   gateway_failed: "No gateway",
   credentials_refused: "Sign-in refused",
   forced: "Ended by a supervisor",
+  machine_withdrawn: "Machine switched off",
 };
 
 /** How a rescue that ended ended. */

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import pytest
 from django.db import connections
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from sessions import bell, services
+from sessions import attachments, bell, services
 from sessions.errors import AlreadyClaimed, SessionClosed, SupportError
 from sessions.gateways.base import get_driver
 from sessions.models import Gateway, RdpCredential, SessionEvent, SupportSession
@@ -70,6 +71,21 @@ def test_of_many_presses_of_one_machine_one_session_is_made() -> None:
     sessions = _at_once([partial(press, "A1", key=f"press-{number}") for number in range(10)])
     assert len({session.pk for session in sessions}) == 1
     assert SupportSession.objects.count() == 1
+
+
+def test_one_screen_that_goes_as_another_comes_leaves_the_session_being_repaired() -> None:
+    alice = person("Alice")
+    for round_ in range(8):
+        session = services.claim(press(f"M{round_}"), user=alice)
+        session = services.desktop_ready(services.begin_starting(session, now=timezone.now()))
+        first, second = (attachments.issue_ticket(session, user=alice, role="controller") for _ in range(2))
+        leaving = attachments.redeem_ticket(first, session_id=session.pk, user=alice)
+        come = partial(attachments.redeem_ticket, second, session_id=session.pk, user=alice)
+
+        _at_once([_outcome(partial(attachments.detach, leaving)), _outcome(come)])
+
+        now = SupportSession.objects.get(pk=session.pk)
+        assert (now.state, now.unattended_since) == (State.ACTIVE, None)
 
 
 def test_claim_and_close_at_once_leave_one_truth() -> None:

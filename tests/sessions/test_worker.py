@@ -9,12 +9,12 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from machines.vpn.base import VpnError
-from sessions import gateway_rows, services
-from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
+from sessions import attachments, gateway_rows, services
+from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.gateway_driver import FakeGateways, Start
-from tests.sessions.rescues import Clock, fleet, person, press
+from tests.sessions.rescues import Clock, fleet, machine, person, press
 
 pytestmark = pytest.mark.django_db
 
@@ -456,14 +456,39 @@ def test_no_desktop_in_time_with_a_gateway_means_the_machine_is_out_of_reach(
     assert fresh(session).end_reason == EndReason.MACHINE_UNREACHABLE
 
 
-def test_no_gateway_in_time_means_the_gateway_failed(worker: Worker, settings: Settings, clock: Clock) -> None:
+def test_press_beyond_the_cap_waits_as_long_as_for_an_answer(worker: Worker, settings: Settings, clock: Clock) -> None:
     full = fleet()
     full.max_open_sessions = 0
     full.save()
-    session = press(now=clock())
-    clock.tick(settings.GATEWAY_DEADLINE_S)
+    claimed, waiting = press("A1", now=clock()), press("A2", now=clock())
+    services.claim(claimed, user=person("Alice"), now=clock())
+    clock.tick(settings.ANSWER_DEADLINE_S - 1)
     worker.run_pass()
-    assert fresh(session).end_reason == EndReason.GATEWAY_FAILED
+    assert fresh(claimed).is_open
+    assert fresh(waiting).is_open
+    clock.tick(1)
+    worker.run_pass()
+    assert fresh(claimed).end_reason == EndReason.GATEWAY_FAILED
+    assert fresh(waiting).end_reason == EndReason.UNANSWERED
+
+
+def test_gateway_that_comes_free_late_still_has_its_whole_time(
+    worker: Worker, settings: Settings, clock: Clock
+) -> None:
+    full = fleet()
+    full.max_open_sessions = 1
+    full.save()
+    first = press("A1", now=clock())
+    worker.run_pass()
+    hold_desktop(first, clock)
+    second = press("A2", now=clock())
+    clock.tick(settings.GATEWAY_DEADLINE_S + 5)
+    worker.run_pass()
+    services.cancel(fresh(first), now=clock())
+    worker.run_pass()
+    worker.run_pass()
+    assert fresh(second).state == State.STARTING
+    assert fresh(second).gateway_due_at == clock() + timedelta(seconds=settings.GATEWAY_DEADLINE_S)
 
 
 def test_refused_login_is_the_reason_when_it_was_the_last_failure(
@@ -568,7 +593,70 @@ def test_operator_at_the_desktop_keeps_the_claim(worker: Worker, settings: Setti
     worker.run_pass()
     hold_desktop(session, clock)
     services.claim(fresh(session), user=person("Alice"), now=clock())
-    services.controllers_changed(fresh(session), present=True, now=clock())
+    ticket = attachments.issue_ticket(fresh(session), user=person("Alice"), role="controller", now=clock())
+    attached = attachments.redeem_ticket(ticket, session_id=session.pk, user=person("Alice"), now=clock())
     clock.tick(settings.ABANDONED_AFTER_S * 3)
+    attachments.heard([attached.pk], now=clock())
     worker.run_pass()
     assert fresh(session).operator == person("Alice")
+
+
+# --- what changed under a rescue --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["switched off", "moved"])
+def test_rescue_of_a_machine_that_a_manager_withdraws_ends_and_leaves_nothing(
+    change: str, worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock
+) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    hold_desktop(session, clock)
+    withdrawn = session.machine
+    if change == "switched off":
+        withdrawn.is_active = False
+    else:
+        withdrawn.fleet = fleet("South")
+        withdrawn.site = machine("C1", of="South").site
+    withdrawn.save()
+
+    worker.run_pass()
+
+    assert fresh(session).end_reason == EndReason.MACHINE_WITHDRAWN
+    assert not RdpCredential.objects.exists()
+    clock.tick(settings.MACHINE_TELL_DEADLINE_S)
+    worker.run_pass()
+    worker.run_pass()
+    assert not driver.running()
+    assert fresh(session).state == State.CLOSED
+
+
+def test_desktop_that_comes_when_its_operator_waits_already_is_being_repaired(worker: Worker, clock: Clock) -> None:
+    alice = person("Alice")
+    session = press(now=clock())
+    worker.run_pass()
+    session = services.claim(fresh(session), user=alice, now=clock())
+    ticket = attachments.issue_ticket(session, user=alice, role="controller", now=clock())
+    attachments.redeem_ticket(ticket, session_id=session.pk, user=alice, now=clock())
+
+    hold_desktop(session, clock)
+    worker.run_pass()
+
+    assert fresh(session).state == State.ACTIVE
+    assert fresh(session).unattended_since is None
+
+
+def test_presence_that_a_dying_process_did_not_write_down_is_put_right(worker: Worker, clock: Clock) -> None:
+    alice = person("Alice")
+    session = press(now=clock())
+    worker.run_pass()
+    hold_desktop(session, clock)
+    session = services.claim(fresh(session), user=alice, now=clock())
+    ticket = attachments.issue_ticket(session, user=alice, role="controller", now=clock())
+    attached = attachments.redeem_ticket(ticket, session_id=session.pk, user=alice, now=clock())
+    assert fresh(session).state == State.ACTIVE
+
+    Attachment.objects.filter(pk=attached.pk).update(detached_at=clock())
+    worker.run_pass()
+
+    assert fresh(session).state == State.READY
+    assert fresh(session).unattended_since == clock()
