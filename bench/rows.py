@@ -33,7 +33,7 @@ def desktops(ports: list[int]) -> list[str]:
     from django.utils import timezone
 
     from machines.models import Machine, User
-    from sessions import services
+    from sessions import presses, services
     from sessions.models import Gateway, GuacamoleConnection
     from sessions.services import RdpLogin
     from sessions.states import GatewayState
@@ -43,7 +43,7 @@ def desktops(ports: list[int]) -> list[str]:
     made = []
     for machine, port in zip(Machine.objects.order_by("pk"), ports, strict=False):
         login = RdpLogin(username="once", password="once", port=3389)
-        session, _ = services.request_support(machine, login=login, idempotency_key=f"bench-{machine.serial}")
+        session, _ = presses.request_support(machine, login=login, idempotency_key=f"bench-{machine.serial}")
         with transaction.atomic():
             session = services.begin_starting(session, now=now)
             gateway = Gateway.objects.create(

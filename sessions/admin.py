@@ -21,6 +21,7 @@ from sessions.models import (
     ConnectionProfile,
     Gateway,
     GuacamoleConnection,
+    Press,
     RdpCredential,
     SessionEvent,
     SupportSession,
@@ -57,6 +58,14 @@ class _EventInline(_RecordInline):
         return event_sentence(event)
 
 
+class _PressInline(_RecordInline):
+    model = Press
+    fields = readonly_fields = ("at", "idempotency_key")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Press]:
+        return super().get_queryset(request).select_related("machine").defer("request_digest")
+
+
 class _GatewayInline(_RecordInline):
     model = Gateway
     fields = readonly_fields = ("attempt", "driver", "state", "wanted_at", "ready_at", "stopped_at", "failure")
@@ -90,9 +99,8 @@ class SupportSessionAdmin(RecordAdmin):
         "machine__serial", "machine__name", "problem_code", "problem_text", "cause", "fix", "operator__username",
     ]  # fmt: skip
     date_hierarchy = "requested_at"
-    exclude = ["idempotency_key", "request_digest"]
     readonly_fields = ["id", "version", "login_kept"]
-    inlines = [_EventInline, _GatewayInline, _ConnectionInline, _AttachmentInline]
+    inlines = [_EventInline, _PressInline, _GatewayInline, _ConnectionInline, _AttachmentInline]
     actions = ["end_by_force"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SupportSession]:
@@ -133,6 +141,17 @@ class SessionEventAdmin(RecordAdmin):
     @admin.display(description="What happened")
     def words(self, event: SessionEvent) -> str:
         return event_sentence(event)
+
+
+@admin.register(Press)
+class PressAdmin(RecordAdmin):
+    fleet_path = "session__fleet"
+    list_display = ["at", "machine", "session", "idempotency_key"]
+    list_filter = ["session__fleet", "machine__model"]
+    list_select_related = ["machine", "session__machine"]
+    search_fields = ["machine__serial", "machine__name", "idempotency_key"]
+    date_hierarchy = "at"
+    exclude = ["request_digest"]
 
 
 @admin.register(Gateway)

@@ -35,10 +35,6 @@ class SupportSession(models.Model):
     end_reason = models.CharField(max_length=32, choices=_choices(EndReason), null=True, blank=True)
     notice = models.CharField(max_length=200, blank=True, help_text="What an operator should know right now.")
 
-    idempotency_key = models.CharField(max_length=128)
-    request_digest = models.CharField(
-        max_length=64, help_text="HMAC of the request's body; tells a replay from a new one."
-    )
     problem_code = models.CharField(max_length=32, blank=True)
     problem_text = models.CharField(max_length=500, blank=True)
 
@@ -92,7 +88,6 @@ class SupportSession(models.Model):
                 condition=Q(state__in=OPEN_STATES),
                 name="one_open_session_a_machine",
             ),
-            models.UniqueConstraint(fields=["machine", "idempotency_key"], name="one_session_an_idempotency_key"),
         ]
 
     def __str__(self) -> str:
@@ -101,6 +96,29 @@ class SupportSession(models.Model):
     @property
     def is_open(self) -> bool:
         return self.state in OPEN_STATES
+
+
+class Press(models.Model):
+    """One press of a machine's help button, and the session it got; rows are only ever added (triggers see to it)."""
+
+    machine = models.ForeignKey(Machine, on_delete=models.PROTECT, related_name="presses")
+    idempotency_key = models.CharField(max_length=128, help_text="The machine's name for this press.")
+    request_digest = models.CharField(
+        max_length=64, help_text="HMAC of the request's body; tells a replay from a new one."
+    )
+    session = models.ForeignKey(SupportSession, on_delete=models.PROTECT, related_name="presses")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        db_table = "support_press"
+        ordering = ["at", "id"]
+        verbose_name_plural = "presses"
+        constraints = [
+            models.UniqueConstraint(fields=["machine", "idempotency_key"], name="one_press_an_idempotency_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.machine.serial}, {self.at:%Y-%m-%d %H:%M:%S}"
 
 
 class RdpCredential(models.Model):

@@ -22,6 +22,7 @@ from sessions.models import (
     ConnectionProfile,
     Gateway,
     GuacamoleConnection,
+    Press,
     RdpCredential,
     SupportSession,
 )
@@ -67,7 +68,7 @@ def full() -> dict[str, str]:
         "ticket's fingerprint": Attachment.objects.get().ticket_sha256,
         "token's secret": token.partition(".")[2],
         "token's fingerprint": MachineToken.objects.get().secret_sha256,
-        "request's digest": session.request_digest,
+        "request's digest": Press.objects.get().request_digest,
     }
 
 
@@ -103,7 +104,7 @@ def manager_request() -> Any:
     return request
 
 
-@pytest.mark.parametrize("model", [SupportSession, SecurityEvent, GuacamoleConnection, Gateway, Attachment])
+@pytest.mark.parametrize("model", [SupportSession, SecurityEvent, Press, GuacamoleConnection, Gateway, Attachment])
 def test_the_record_cannot_be_changed_by_hand(manager: Client, full: dict[str, str], model: Any) -> None:
     row = model._default_manager.first()
     before = model._default_manager.values().get(pk=row.pk)

@@ -19,7 +19,7 @@ from machines.api.base import MachineView
 from machines.api.problems import invalid
 from machines.api.serializers import HeartbeatSerializer
 from machines.models import Machine
-from sessions import selectors, services
+from sessions import presses, selectors, services
 from sessions.api import documents, waiting
 from sessions.api.serializers import AskSerializer, NothingSerializer
 from sessions.models import SupportSession
@@ -36,7 +36,10 @@ class SupportRequests(MachineView):
     @extend_schema(
         operation_id="ask_for_help",
         summary="Ask for help",
-        description="The same key, or a request already open, gives 200 and that one; a new login replaces its old.",
+        description=(
+            "The same key again, with the same body, gives 200 and the same request, over or not. A new key while a "
+            "request is open gives 200 and that one; the new login replaces its old."
+        ),
         parameters=[documents.IDEMPOTENCY_KEY],
         request=AskSerializer,
         responses={
@@ -49,7 +52,7 @@ class SupportRequests(MachineView):
         key = _idempotency_key(request)
         asked = AskSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        session, is_new = services.request_support(self.machine, idempotency_key=key, **asked.arguments())
+        session, is_new = presses.request_support(self.machine, idempotency_key=key, **asked.arguments())
         return Response(_serve(session), status=201 if is_new else 200)
 
 

@@ -40,7 +40,7 @@ class AskSerializer(StrictSerializer):
     problem = ProblemSerializer(required=False)
 
     def arguments(self) -> dict[str, Any]:
-        """What services.request_support takes of it."""
+        """What presses.request_support takes of it."""
         problem = self.validated_data.get("problem", {})
         return {
             "login": RdpLogin(**self.validated_data["rdp"]),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
-from sessions import services
+from sessions import presses
 from sessions.models import SupportSession
 from sessions.services import RdpLogin
 
@@ -58,7 +58,7 @@ def machine(serial: str = "A1", *, of: str = "North") -> Machine:
 
 def press(serial: str = "A1", *, of: str = "North", key: str = "", now: datetime | None = None) -> SupportSession:
     """Help is pressed on a machine."""
-    session, _ = services.request_support(
+    session, _ = presses.request_support(
         machine(serial, of=of),
         login=RdpLogin(username="once", password=PASSWORD, port=3390),
         idempotency_key=key or f"key-{next(_numbers)}",

@@ -17,7 +17,7 @@ from django.db import connections
 from pytest_django.fixtures import Settings
 
 from agent.simulator import MachineConfig, SimulatedMachine
-from sessions import bell, services
+from sessions import bell, presses, services
 from sessions.gateways.base import get_driver
 from sessions.gateways.local import LocalGateways
 from sessions.keeper import Limits
@@ -48,7 +48,7 @@ class Place:
         self.machine.press()
         until(lambda: len(self._logins()) > before, "the machine asks for help")
         self.login = self._logins()[-1]
-        session, is_new = services.request_support(
+        session, is_new = presses.request_support(
             rescues.machine("IT-0042"),
             login=RdpLogin(
                 self.login["username"], password or self.login["password"], port or self.login["port"],

@@ -14,7 +14,7 @@ from django.db import connection, connections
 
 from machines import services as fleet_services
 from machines.models import Machine, SecurityEvent
-from sessions import services
+from sessions import presses, services
 from sessions.models import RdpCredential, SupportSession
 from sessions.states import EndReason
 from tests.sessions.machine_face import LOGIN, REQUESTS, Caller, caller_of
@@ -274,7 +274,7 @@ def test_unexpected_failure_tells_nothing_of_the_inside(a1: Caller, monkeypatch:
     def break_down(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"inside: {PASSWORD}")
 
-    monkeypatch.setattr(services, "request_support", break_down)
+    monkeypatch.setattr(presses, "request_support", break_down)
     answer = a1.ask()
     answer.expect_problem(500, "error")
     assert PASSWORD not in answer.content.decode() and "inside" not in answer.content.decode()

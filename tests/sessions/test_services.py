@@ -5,58 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sessions import selectors, services
-from sessions.errors import AlreadyClaimed, IdempotencyConflict, NotAllowed, SessionClosed
-from sessions.models import RdpCredential, SessionEvent
+from sessions.errors import AlreadyClaimed, NotAllowed, SessionClosed
+from sessions.models import RdpCredential
 from sessions.services import RdpLogin
 from sessions.states import EndReason, State
-from tests.sessions.rescues import Clock, machine, person, press
+from tests.sessions.rescues import person, press
 
 pytestmark = pytest.mark.django_db
 LOGIN = RdpLogin(username="once", password="canary", port=3390)
-
-
-def test_same_key_and_body_give_the_same_session_even_when_it_is_over() -> None:
-    first, made = services.request_support(machine(), login=LOGIN, idempotency_key="k")
-    services.cancel(first)
-
-    again, made_again = services.request_support(machine(), login=LOGIN, idempotency_key="k")
-
-    assert (made, made_again) == (True, False)
-    assert again.pk == first.pk
-
-
-def test_same_key_with_another_body_is_refused_without_a_secret_in_the_words() -> None:
-    services.request_support(machine(), login=LOGIN, idempotency_key="k")
-
-    with pytest.raises(IdempotencyConflict) as caught:
-        services.request_support(machine(), login=LOGIN, idempotency_key="k", problem_text="another")
-    assert "canary" not in str(caught.value)
-
-
-def test_press_while_a_session_is_open_gives_that_one_and_renews_its_login() -> None:
-    first, _ = services.request_support(machine(), login=LOGIN, idempotency_key="k1")
-    renewed = RdpLogin(username="twice", password="other", port=3391)
-
-    second, made = services.request_support(machine(), login=renewed, idempotency_key="k2")
-
-    assert (second.pk, made) == (first.pk, False)
-    kept = RdpCredential.objects.get(session=first)
-    assert (kept.username, kept.password, kept.port) == ("twice", "other", 3391)
-    assert SessionEvent.objects.filter(session=first, kind="login_renewed").count() == 1
-
-
-def test_renewed_login_has_time_to_be_tried_before_the_rescue_ends() -> None:
-    clock = Clock()
-    session, _ = services.request_support(machine(), login=LOGIN, idempotency_key="k1", now=clock())
-    session = services.begin_starting(session, now=clock())
-    late = clock.tick((session.gateway_due_at - clock()).total_seconds() - 1)
-
-    renewed, _ = services.request_support(
-        machine(), login=RdpLogin(username="twice", password="other"), idempotency_key="k2", now=late
-    )
-
-    renewed.refresh_from_db()
-    assert (renewed.gateway_due_at - late).total_seconds() >= 60
 
 
 def test_login_shows_no_secret_when_printed() -> None:
