@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import DatabaseError, connections, transaction
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+from pytest_django import DjangoDbBlocker
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
@@ -21,3 +28,70 @@ def test_no_migration_is_missing_whatever_order_sets_have(hash_seed: str) -> Non
         timeout=60,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture
+def empty_database(tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The alias of a database without a table, of the kind that the tests run on."""
+    alias = "before"
+    name = str(tmp_path / "before.sqlite3")
+    with django_db_blocker.unblock():
+        is_postgresql = connections["default"].vendor == "postgresql"
+        if is_postgresql:
+            name = f"before_{os.getpid()}"
+            with connections["default"]._nodb_cursor() as cursor:
+                cursor.execute(f"CREATE DATABASE {name}")
+        connections.settings[alias] = {**connections.settings["default"], "NAME": name}
+        try:
+            yield alias
+        finally:
+            connections[alias].close()
+            del connections[alias], connections.settings[alias]
+            if is_postgresql:
+                with connections["default"]._nodb_cursor() as cursor:
+                    cursor.execute(f"DROP DATABASE {name}")
+
+
+def migrate(alias: str, app: str, name: str) -> Any:
+    """Takes the database to a migration; the models as they were then."""
+    executor = MigrationExecutor(connections[alias])
+    return executor.migrate([(app, name)]).apps
+
+
+def test_sessions_from_before_keep_the_key_of_their_press_and_the_law_stays(empty_database: str) -> None:
+    apps = migrate(empty_database, "support", "0003_machine_withdrawn")
+
+    def rows(model: str, app: str = "machines") -> Any:
+        return apps.get_model(app, model).objects.using(empty_database)
+
+    fleet = rows("Fleet").create(name="North", slug="north")
+    site = rows("Site").create(fleet=fleet, name="Station", city="Milano", country="IT", time_zone="Europe/Rome")
+    aurora = rows("MachineModel").create(name="Aurora 9")
+    machine = rows("Machine").create(fleet=fleet, site=site, model=aurora, serial="A1", vpn_address="127.64.0.1")
+    now = timezone.now()
+    times = {"gateway_due_at": now, "answer_due_at": now}
+    sessions, made = rows("SupportSession", "support"), {}
+    for key in ("k1", "k2"):
+        made[key] = sessions.create(
+            machine=machine, fleet=fleet, idempotency_key=key, request_digest=f"digest of {key}",
+            requested_at=now - timedelta(days=1), **times,
+        )  # fmt: skip
+        if key == "k1":
+            ended = {"end_reason": "cancelled", "closing_at": now}
+            sessions.filter(pk=made[key].pk).update(state="closing", **ended)
+            sessions.filter(pk=made[key].pk).update(state="closed", closed_at=now)
+
+    apps = migrate(empty_database, "support", "0004_press")
+
+    presses = rows("Press", "support")
+    assert set(presses.values_list("idempotency_key", "request_digest", "session", "machine", "at")) == {
+        (key, f"digest of {key}", made[key].pk, machine.pk, made[key].requested_at) for key in ("k1", "k2")
+    }
+    open_one = rows("SupportSession", "support").filter(pk=made["k2"].pk)
+    for against_the_law in (
+        lambda: open_one.update(state="closed", end_reason="cancelled", closing_at=now, closed_at=now),
+        lambda: presses.filter(idempotency_key="k1").update(idempotency_key="k3"),
+        lambda: presses.all()._raw_delete(empty_database),
+    ):
+        with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
+            against_the_law()

@@ -13,11 +13,11 @@ _law = import_module("sessions.migrations.0002_law")
 
 def carry_over(apps, schema_editor):
     """The one press that each session knew: the one that made it."""
-    rows = apps.get_model("support", "SupportSession").objects.order_by("requested_at").values_list(
-        "pk", "machine_id", "idempotency_key", "request_digest", "requested_at"
-    )  # fmt: skip
+    database = schema_editor.connection.alias
+    sessions = apps.get_model("support", "SupportSession").objects.using(database).order_by("requested_at")
+    rows = sessions.values_list("pk", "machine_id", "idempotency_key", "request_digest", "requested_at")
     press = apps.get_model("support", "Press")
-    press.objects.bulk_create(
+    press.objects.using(database).bulk_create(
         (
             press(session_id=session, machine_id=machine, idempotency_key=key, request_digest=digest, at=at)
             for session, machine, key, digest, at in rows.iterator()

@@ -56,11 +56,13 @@ def machine(serial: str = "A1", *, of: str = "North") -> Machine:
     return Machine.objects.create(fleet=owner, site=site, model=model, serial=serial, vpn_address=address)
 
 
-def press(serial: str = "A1", *, of: str = "North", key: str = "", now: datetime | None = None) -> SupportSession:
+def press(
+    serial: str = "A1", *, of: str = "North", key: str = "", password: str = PASSWORD, now: datetime | None = None
+) -> SupportSession:
     """Help is pressed on a machine."""
     session, _ = presses.request_support(
         machine(serial, of=of),
-        login=RdpLogin(username="once", password=PASSWORD, port=3390),
+        login=RdpLogin(username="once", password=password, port=3390),
         idempotency_key=key or f"key-{next(_numbers)}",
         problem_code="E17",
         problem_text="Grinder jammed",

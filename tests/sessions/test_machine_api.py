@@ -127,6 +127,26 @@ def test_key_used_again_with_another_body_is_a_conflict(a1: Caller) -> None:
     assert "another" not in problem["detail"].replace("another body", "")
 
 
+def test_key_of_a_press_that_found_an_open_request_is_a_conflict_with_another_body_too(a1: Caller) -> None:
+    renewed = {"rdp": {**LOGIN, "password": "renewed"}}
+    first = a1.ask(key="press-1").json
+    assert a1.ask(renewed, key="press-2").json["id"] == first["id"]
+
+    a1.ask({"rdp": {**LOGIN, "password": "another"}}, key="press-2").expect_problem(409, "idempotency_conflict")
+    assert a1.ask(renewed, key="press-2").status == 200
+    assert SupportSession.objects.get().credential.password == "renewed"
+
+
+def test_late_copy_of_an_old_press_is_answered_and_changes_nothing(a1: Caller) -> None:
+    a1.ask(key="press-1")
+    renewed = a1.ask({"rdp": {**LOGIN, "password": "renewed"}}, key="press-2").json
+
+    late = a1.ask(key="press-1")
+
+    assert (late.status, late.json) == (200, renewed)
+    assert SupportSession.objects.get().credential.password == "renewed"
+
+
 @pytest.mark.parametrize("key", [None, "", " ", "with space", "x" * 129, "caf\xe9"])
 def test_press_without_a_proper_key_is_refused(a1: Caller, key: str | None) -> None:
     headers = {} if key is None else {"Idempotency-Key": key}

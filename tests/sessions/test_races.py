@@ -14,9 +14,9 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from sessions import attachments, bell, services
-from sessions.errors import AlreadyClaimed, SessionClosed, SupportError
+from sessions.errors import AlreadyClaimed, IdempotencyConflict, SessionClosed, SupportError
 from sessions.gateways.base import get_driver
-from sessions.models import Gateway, RdpCredential, SessionEvent, SupportSession
+from sessions.models import Gateway, Press, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker, start_threads
 from tests.fakes.gateway_driver import FakeGateways
@@ -71,6 +71,56 @@ def test_of_many_presses_of_one_machine_one_session_is_made() -> None:
     sessions = _at_once([partial(press, "A1", key=f"press-{number}") for number in range(10)])
     assert len({session.pk for session in sessions}) == 1
     assert SupportSession.objects.count() == 1
+
+
+def test_of_one_press_delivered_many_times_at_once_one_counts() -> None:
+    for round_ in range(4):
+        machine(f"M{round_}")
+        sessions = _at_once([partial(press, f"M{round_}", key="press")] * 10)
+        assert len({session.pk for session in sessions}) == 1
+    assert SupportSession.objects.count() == Press.objects.count() == 4
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["none open", "one open"])
+def test_of_two_bodies_with_one_key_at_once_one_is_refused(is_open: bool) -> None:
+    for round_ in range(4):
+        serial = f"M{round_}"
+        machine(serial)
+        if is_open:
+            press(serial, password="old")
+        outcomes = _at_once(
+            [_outcome(partial(press, serial, key="press", password=("left", "right")[n % 2])) for n in range(10)]
+        )
+        (session,) = SupportSession.objects.filter(machine__serial=serial)
+        assert [one.pk for one in outcomes if isinstance(one, SupportSession)] == [session.pk] * 5
+        assert len([one for one in outcomes if isinstance(one, IdempotencyConflict)]) == 5
+        assert session.presses.filter(idempotency_key="press").count() == 1
+        winners = {("left", "right")[n % 2] for n in range(10) if isinstance(outcomes[n], SupportSession)}
+        assert {session.credential.password} == winners
+
+
+def test_new_presses_at_once_of_an_open_session_are_all_kept_and_the_last_one_has_the_login() -> None:
+    first = press("A1", password="old")
+    found = _at_once([partial(press, "A1", key=f"press-{n}", password=f"login-{n}") for n in range(10)])
+    assert {session.pk for session in found} == {first.pk}
+    assert set(first.presses.values_list("idempotency_key", flat=True)) >= {f"press-{n}" for n in range(10)}
+    assert SessionEvent.objects.filter(session=first, kind="login_renewed").count() == 10
+    assert RdpCredential.objects.get(session=first).password in {f"login-{n}" for n in range(10)}
+
+
+def test_press_and_cancel_at_once_leave_no_login_in_what_is_over() -> None:
+    for round_ in range(8):
+        serial = f"M{round_}"
+        first = press(serial, password="old")
+        _, pressed = _at_once(
+            [_outcome(partial(services.cancel, first)), _outcome(partial(press, serial, key="new", password="new"))]
+        )
+        assert isinstance(pressed, SupportSession)
+        assert Press.objects.get(machine__serial=serial, idempotency_key="new").session_id == pressed.pk
+        still_open = SupportSession.objects.filter(machine__serial=serial, state=State.REQUESTED)
+        assert [session.pk for session in still_open] == [pressed.pk] * (pressed.pk != first.pk)
+        logins = RdpCredential.objects.filter(session__machine__serial=serial)
+        assert [login.password for login in logins] == ["new"] * (pressed.pk != first.pk)
 
 
 def test_one_screen_that_goes_as_another_comes_leaves_the_session_being_repaired() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import DatabaseError, connection, transaction
@@ -20,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from sessions import services
-from sessions.errors import AlreadyClaimed, NotAllowed, SupportError
+from sessions.errors import AlreadyClaimed, IdempotencyConflict, NotAllowed, SupportError
 from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, TRANSITIONS, EndReason, GatewayState, State
 from sessions.worker import Worker
@@ -54,6 +55,7 @@ class Rescues(RuleBasedStateMachine):
             Worker(name, now=self.clock, driver_for=lambda _: self.driver, vpn=NoTunnels) for name in ("one", "two")
         ]
         self.read: dict[str, SupportSession] = {}  # what somebody saw of a machine's session, perhaps long ago
+        self.pressed: dict[tuple[str, str], tuple[str, UUID]] = {}  # the login and the session of a machine's key
         self.versions: dict[Any, int] = {}
         self.events = 0
 
@@ -72,9 +74,26 @@ class Rescues(RuleBasedStateMachine):
 
     # --- what people and machines do ---------------------------------------------------------------------------------
 
-    @rule(serial=SERIALS, is_repeated=st.booleans())
-    def press(self, serial: str, is_repeated: bool) -> None:
-        session = press(serial, key=f"{serial}-again" if is_repeated else "", now=self.clock())
+    @rule(serial=SERIALS, key=st.sampled_from(["", "1", "2"]), password=st.sampled_from(["first", "second"]))
+    def press(self, serial: str, key: str, password: str) -> None:
+        """A new press, or one that the network delivers again, or a key used again for another login."""
+        known = self.pressed.get((serial, key))
+        before = SupportSession.objects.filter(machine__serial=serial, state__in=OPEN_STATES).first()
+        logins = self._logins()
+        try:
+            session = press(serial, key=key, password=password, now=self.clock())
+        except IdempotencyConflict:
+            assert known and known[0] != password
+            assert self._logins() == logins
+            return
+        if known:
+            assert known == (password, session.pk)
+            assert self._logins() == logins
+        else:
+            assert before is None or session.pk == before.pk
+            assert self._logins() == logins | {session.pk: password}
+            if key:
+                self.pressed[serial, key] = (password, session.pk)
         self.read[serial] = self._look(session)
 
     @rule(serial=SERIALS)
@@ -252,6 +271,9 @@ class Rescues(RuleBasedStateMachine):
         assert not SupportSession.objects.exclude(state=State.CLOSED).exists()
         assert self.driver.alive == {}
         self.sessions_keep_the_law()
+
+    def _logins(self) -> dict[UUID, str]:
+        return {login.session_id: login.password for login in RdpCredential.objects.all()}
 
     def _look(self, session: SupportSession) -> SupportSession:
         return SupportSession.objects.select_related("fleet", "machine", "operator", "closed_by").get(pk=session.pk)
