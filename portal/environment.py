@@ -6,12 +6,17 @@ PORTAFILTER_ENV_FILE (KEY=VALUE lines, `#` comments). An empty value counts as n
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
+_ORIGIN = "scheme://host or scheme://host:port"
+_THIS_COMPUTER = "localhost, 127.0.0.0/8 or ::1"
 
 
 class SettingError(Exception):
@@ -79,7 +84,31 @@ class Environment:
 
     def items(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list, blanks around its items removed."""
-        return [item.strip() for item in self._values.get(name, default).split(",") if item.strip()]
+        return [item.strip() for item in (self._values.get(name, "") or default).split(",") if item.strip()]
+
+    def origins(self, name: str, default: str) -> list[str]:
+        """The exact origins of web pages, at least one: all https, or all http to this computer alone.
+
+        Over http to anywhere else passwords and cookies could be read on the way, and browsers withhold the clipboard
+        from such a page. With both schemes cookies could not be kept to https. Raises SettingError for anything else.
+        """
+        origins = self.items(name, default)
+        if not origins:
+            raise SettingError(f"{name}: found no origin, expected one or more, each {_ORIGIN}")
+        schemes = set()
+        for origin in origins:
+            scheme, host = _scheme_and_host(name, origin)
+            schemes.add(scheme)
+            if scheme == "http" and not _is_this_computer(host):
+                raise SettingError(
+                    f"{name}: found {origin!r}, expected https; http is for this computer alone ({_THIS_COMPUTER})"
+                )
+        if len(schemes) > 1:
+            raise SettingError(
+                f"{name}: found both http and https in {', '.join(origins)}, expected https for all, "
+                f"or http for all of them with this computer as the host ({_THIS_COMPUTER})"
+            )
+        return origins
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self._values.get(name, "") or default
@@ -112,3 +141,29 @@ class Environment:
         if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
             raise SettingError(f"{name}: found {value!r}, expected host:port")
         return host.strip("[]"), int(port)
+
+
+def _scheme_and_host(name: str, origin: str) -> tuple[str, str]:
+    wrong = SettingError(f"{name}: found {origin!r}, expected {_ORIGIN}")
+    try:
+        parts = urlsplit(origin)
+        host, _ = parts.hostname or "", parts.port
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+    except ValueError:
+        raise wrong from None
+    # What Django's list of hosts would take for a pattern, as in *, is no host.
+    is_host = ":" in host or re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host)
+    has_more = parts.path or parts.query or parts.fragment or "@" in parts.netloc
+    if parts.scheme not in {"http", "https"} or not is_host or has_more or origin[-1] in "?#":
+        raise wrong
+    return parts.scheme, host
+
+
+def _is_this_computer(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

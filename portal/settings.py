@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from portal.environment import Environment, SettingError
+from portal.origins import canonical
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -27,10 +28,11 @@ try:
     # Fernet keys for one-off credentials, comma separated; the first encrypts, all decrypt (rotation).
     CREDENTIAL_KEYS = [key for key in env.secret("CREDENTIAL_KEYS", "" if _BEFORE_SECRETS else None).split(",") if key]
     STATE_DIR = Path(env.text("STATE_DIR", str(BASE_DIR / "var")))
-    # The exact origins (scheme://host[:port]) of the portal; the first is the one shown to people.
     PUBLIC_BIND = env.address("PUBLIC_BIND", "127.0.0.1:8000")
-    # Without a choice: this computer alone, by the port that it listens on.
-    PUBLIC_ORIGINS = env.items("PUBLIC_ORIGINS", f"http://127.0.0.1:{PUBLIC_BIND[1]},http://localhost:{PUBLIC_BIND[1]}")
+    # The exact origins (scheme://host[:port]) of the portal, all https or all on this computer; the first is the one
+    # shown to people. Without a choice: this computer alone, by the port that it listens on.
+    _ORIGINS = env.origins("PUBLIC_ORIGINS", f"http://127.0.0.1:{PUBLIC_BIND[1]},http://localhost:{PUBLIC_BIND[1]}")
+    PUBLIC_ORIGINS = [canonical(origin) for origin in _ORIGINS]
     MACHINE_API_BIND = env.address("MACHINE_API_BIND", "127.0.0.1:8001")
     REDIS_URL = env.text("REDIS_URL", "")
     DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
@@ -99,13 +101,10 @@ def _database(url: str) -> dict[str, object]:
 DATABASES = {"default": _database(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-for _origin in PUBLIC_ORIGINS:
-    _parts = urlsplit(_origin)
-    if _parts.scheme not in {"http", "https"} or not _parts.hostname or _parts.path or _parts.query:
-        raise ImproperlyConfigured(f"PUBLIC_ORIGINS: found {_origin!r}, expected scheme://host or scheme://host:port")
-
 SECURE = all(origin.startswith("https://") for origin in PUBLIC_ORIGINS)
-ALLOWED_HOSTS = sorted({str(urlsplit(origin).hostname) for origin in PUBLIC_ORIGINS})
+_HOSTS = {str(urlsplit(origin).hostname) for origin in PUBLIC_ORIGINS}
+# Django compares an IPv6 address with its brackets on.
+ALLOWED_HOSTS = sorted(f"[{host}]" if ":" in host else host for host in _HOSTS)
 CSRF_TRUSTED_ORIGINS = PUBLIC_ORIGINS
 
 INSTALLED_APPS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -43,6 +44,52 @@ def test_wrong_value_is_named_with_what_was_expected(read: object, message: str)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "https://portal.example",
+        "https://portal.example,https://other.example:8443",
+        "http://localhost:8000,http://127.0.0.1:8000,http://127.3.2.1,http://[::1]:8000",
+        "https://localhost",
+        "https://192.0.2.1:8443",
+    ],
+)
+def test_origins_are_all_https_or_all_on_this_computer(origins: str) -> None:
+    assert Environment({"ORIGINS": origins}).origins("ORIGINS", "") == origins.split(",")
+
+
+@pytest.mark.parametrize(
+    ("origins", "message"),
+    [
+        (",", "ORIGINS: found no origin, expected one or more, each scheme://host"),
+        ("https://a.example,http://127.0.0.1", "ORIGINS: found both http and https in https://a.example, http://127.0"),
+        ("http://portal.example", "ORIGINS: found 'http://portal.example', expected https; http is for this computer"),
+        ("https://a.example,http://a.example", "ORIGINS: found 'http://a.example', expected https"),
+        ("http://192.0.2.1:8000", "ORIGINS: found 'http://192.0.2.1:8000', expected https"),
+        ("http://0.0.0.0:8000", "ORIGINS: found 'http://0.0.0.0:8000', expected https"),
+        ("http://localhost.example", "ORIGINS: found 'http://localhost.example', expected https"),
+        ("http://127.0.0.1.example", "ORIGINS: found 'http://127.0.0.1.example', expected https"),
+        ("http://[2001:db8::1]", "ORIGINS: found 'http://[2001:db8::1]', expected https"),
+        *(
+            (wrong, f"ORIGINS: found {wrong!r}, expected scheme://host or scheme://host:port")
+            for wrong in (
+                "portal.example", "ws://portal.example", "https://", "https://*", "https://.example", "https://a/",
+                "https://a:99999", "https://a:x", "https://[::1", "https://[::z]", "https://a@b", "https://a?",
+                "https://a#b", "https://a b", "127.0.0.1:8000",
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_other_origins_stop_the_start(origins: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Environment({"ORIGINS": origins}).origins("ORIGINS", "https://default.example")
+    assert str(caught.value).startswith(message)
+
+
+def test_empty_value_of_a_list_counts_as_not_set() -> None:
+    assert Environment({"LIST": ""}).items("LIST", "a,b") == ["a", "b"]
+
+
 def test_secret_may_lie_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret\n")
 
@@ -59,17 +106,53 @@ def test_line_of_another_shape_in_the_environment_file_is_named(tmp_path: Path) 
         read_env_file(file)
 
 
-def test_server_does_not_start_with_a_wrong_setting(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "manage.py", "check"],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings", "WORKER_THREADS": "many"},
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings", **environment},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("WORKER_THREADS", "many", "found 'many', expected a whole number"),
+        ("PUBLIC_ORIGINS", ",", "found no origin, expected one or more, each scheme://host or scheme://host:port"),
+        ("DATABASE_URL", "mysql://db/x", "found scheme 'mysql', expected sqlite or postgresql"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_server_does_not_start_with_a_wrong_setting(command: str, setting: str, value: str, message: str) -> None:
+    result = _run("manage.py", command, **{setting: value})
     assert result.returncode != 0
-    assert "WORKER_THREADS: found 'many', expected a whole number" in result.stderr
+    assert (result.stdout, result.stderr.strip()) == ("", f"Wrong setting: {setting}: {message}")
+
+
+_SHOWN = ("PUBLIC_ORIGINS", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE")
+_SHOW = f"import json, portal.settings as s; print(json.dumps([getattr(s, name) for name in {_SHOWN}]))"
+
+
+@pytest.mark.parametrize(
+    ("found", "origins", "hosts", "is_secure"),
+    [
+        ("HTTPS://Portal.Example:443", ["https://portal.example"], ["portal.example"], True),
+        (
+            "http://[::1]:8000,http://localhost",
+            ["http://[::1]:8000", "http://localhost"],
+            ["[::1]", "localhost"],
+            False,
+        ),
+    ],
+)
+def test_hosts_and_cookies_follow_from_the_origins(
+    found: str, origins: list[str], hosts: list[str], is_secure: bool
+) -> None:
+    result = _run("-c", _SHOW, PUBLIC_ORIGINS=found)
+    assert json.loads(result.stdout) == [origins, hosts, origins, is_secure, is_secure], result.stderr
 
 
 def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
