@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
+from machines.encryption import DecryptionError
 from machines.models import Machine
 from machines.vpn.base import AddressError, get_driver
-from sessions.encryption import DecryptionError
 from sessions.guacamole import ArgumentRefused, Display, Handshake
 from sessions.models import ConnectionProfile, RdpCredential, SupportSession
 

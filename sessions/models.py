@@ -10,9 +10,9 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from machines.encryption import EncryptedTextField
 from machines.models import Fleet, Machine, MachineModel, User
 from sessions import states
-from sessions.encryption import EncryptedTextField
 from sessions.states import EndReason, GatewayState, State
 
 # Sorted: a set's order differs from process to process, and each would look like a change to migrate.

@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 # From below to above: each may import those before it.
 APPS = ["machines", "notifications", "sessions", "portal"]
 # What an app offers to the apps above it; `api` to the API above it alone.
-DOORS = {"services", "selectors", "models", "errors", "attachments", "live", "admin", "append_only", "words", "bell"}
+DOORS = {
+    *("services", "selectors", "models", "errors", "attachments", "live", "admin", "append_only", "words", "bell"),
+    *("encryption", "identities"),
+}
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 
 

@@ -9,7 +9,7 @@ import django.utils.timezone
 from django.conf import settings
 from django.db import migrations, models
 
-import sessions.encryption
+import machines.encryption
 import sessions.states
 
 
@@ -210,9 +210,9 @@ class Migration(migrations.Migration):
                         to="support.supportsession",
                     ),
                 ),
-                ("username", sessions.encryption.EncryptedTextField()),
-                ("password", sessions.encryption.EncryptedTextField()),
-                ("domain", sessions.encryption.EncryptedTextField(default="")),
+                ("username", machines.encryption.EncryptedTextField()),
+                ("password", machines.encryption.EncryptedTextField()),
+                ("domain", machines.encryption.EncryptedTextField(default="")),
                 (
                     "port",
                     models.PositiveIntegerField(
@@ -237,7 +237,7 @@ class Migration(migrations.Migration):
                 ("hostname", models.CharField(max_length=255)),
                 ("port", models.PositiveIntegerField()),
                 ("parameters", models.JSONField(default=dict, help_text="The handshake's values, secrets left out.")),
-                ("connection_id", sessions.encryption.EncryptedTextField(null=True)),
+                ("connection_id", machines.encryption.EncryptedTextField(null=True)),
                 ("opened_at", models.DateTimeField(default=django.utils.timezone.now)),
                 ("closed_at", models.DateTimeField(blank=True, null=True)),
                 (

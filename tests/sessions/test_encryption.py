@@ -8,7 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from pytest_django.fixtures import Settings
 
-from sessions.encryption import DecryptionError, decrypt, encrypt
+from machines.encryption import DecryptionError, decrypt, encrypt
 from sessions.models import RdpCredential
 from tests.sessions.rescues import PASSWORD, press
 
