@@ -5,11 +5,14 @@ from __future__ import annotations
 import zoneinfo
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
+
+from machines.vpn.networks import check_part
 
 # What things may be called: letters, digits and a few marks; never markup, separators or newlines (T6, T20).
 serial_validator = RegexValidator(
@@ -48,6 +51,12 @@ class Fleet(models.Model):
     answer_deadline_s = models.PositiveIntegerField(
         null=True, blank=True, help_text="Seconds until an unclaimed request ends; empty: the installation's default."
     )
+    vpn_network = models.CharField(
+        "VPN network",
+        max_length=43,
+        blank=True,
+        help_text="Where its machines get their addresses, as in 10.77.4.0/22; empty: anywhere in VPN_NETWORK.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -55,6 +64,15 @@ class Fleet(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        super().clean()
+        if self.vpn_network:
+            others = Fleet.objects.exclude(pk=self.pk).exclude(vpn_network="").values_list("name", "vpn_network")
+            try:
+                self.vpn_network = str(check_part(self.vpn_network, of=settings.VPN_NETWORK, others=others))
+            except ValueError as error:
+                raise ValidationError({"vpn_network": str(error)}) from error
 
 
 class Site(models.Model):
@@ -102,6 +120,10 @@ class Machine(models.Model):
     name = models.CharField(max_length=80, blank=True, help_text="Where it stands at its site, as in: lobby, left.")
     vpn_address = models.GenericIPAddressField(unique=True)
     is_active = models.BooleanField(default=True, help_text="Off: its calls are refused and open tunnels are cut.")
+    frozen_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when it is admitted nowhere, until somebody has looked."
+    )
+    frozen_reason = models.CharField(max_length=200, blank=True, editable=False)
     last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
     software = models.CharField(max_length=80, blank=True, editable=False)
     faults = models.JSONField(default=list, blank=True, editable=False)
@@ -115,6 +137,13 @@ class Machine(models.Model):
     def __str__(self) -> str:
         return f"{self.serial} {self.name}".strip()
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Saves, and remembers the address for ever; raises IntegrityError when it is, or was, another machine's."""
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            if not VpnAddress.objects.filter(address=self.vpn_address, machine=self).exists():
+                VpnAddress.objects.create(address=self.vpn_address, machine=self)
+
     def clean(self) -> None:
         super().clean()
         if self.site_id and self.fleet_id and self.site.fleet_id != self.fleet_id:
@@ -126,6 +155,10 @@ class Machine(models.Model):
                 get_driver().check_address(self.vpn_address)
             except AddressError as error:
                 raise ValidationError({"vpn_address": str(error)}) from error
+            if VpnAddress.objects.filter(address=self.vpn_address).exclude(machine=self.pk).exists():
+                raise ValidationError(
+                    {"vpn_address": f"{self.vpn_address} was another machine's; take one never used."}
+                )
 
 
 class MachineToken(models.Model):
@@ -185,3 +218,34 @@ class SecurityEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.kind}"
+
+
+# At the end, since these rows refer to those above.
+from machines.vpn_models import (  # noqa: E402
+    EnrolmentCode,
+    TunnelEnding,
+    VpnAddress,
+    VpnAuthority,
+    VpnConnection,
+    VpnIdentity,
+)
+
+__all__ = [
+    "EnrolmentCode",
+    "Fleet",
+    "Machine",
+    "MachineModel",
+    "MachineToken",
+    "Operator",
+    "SecurityEvent",
+    "Site",
+    "TunnelEnding",
+    "User",
+    "VpnAddress",
+    "VpnAuthority",
+    "VpnConnection",
+    "VpnIdentity",
+    "country_validator",
+    "serial_validator",
+    "validate_time_zone",
+]

@@ -1,0 +1,68 @@
+"""How the machines' network is divided: the server and the gateways at its beginning, then the machines.
+
+Nothing here knows of Django, so that the settings can be checked with it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+
+# The first addresses of the machines' network are the server's and the gateways'; no machine ever gets one.
+RESERVED = 256
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def server_address(network: ipaddress.IPv4Network) -> ipaddress.IPv4Address:
+    """The VPN server's own address: the first of the network."""
+    return network.network_address + 1
+
+
+def is_machines(number: int, network: Network) -> bool:
+    """Whether this address, as a number, is one that a machine may have: neither reserved nor the broadcast one."""
+    return int(network.network_address) + RESERVED <= number < int(network.broadcast_address)
+
+
+def machine_numbers(network: Network, *, of: Network, but: Iterable[Network] = ()) -> Iterator[int]:
+    """The addresses of `network` that machines may have within `of`, in order, as numbers; those in `but` left out."""
+    spans = sorted((int(one.network_address), int(one.broadcast_address)) for one in but)
+    # A network's own first and last address name the network and everyone in it, also where it is but a part.
+    number, last = int(network.network_address) + 1, int(network.broadcast_address) - 1
+    number = max(number, int(of.network_address) + RESERVED)
+    last = min(last, int(of.broadcast_address) - 1)
+    while number <= last:
+        inside = next((end for start, end in spans if start <= number <= end), None)
+        if inside is None:
+            yield number
+            number += 1
+        else:
+            number = inside + 1
+
+
+def check_part(text: str, *, of: Network, others: Iterable[tuple[str, str]] = ()) -> Network:
+    """The network that `text` names, if a fleet may have it: within the machines' network and apart from the others'.
+
+    `others` are fleets' names and networks. Raises ValueError; its text names what was found and what was expected.
+    """
+    try:
+        part = ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"Found {text[:60]!r}, expected a network such as {_example(of)}.") from None
+    if part.version != of.version or not (of.network_address <= part.network_address <= of.broadcast_address):
+        raise ValueError(f"Found {part}, expected a network within the machines' network {of}.")
+    if part.prefixlen <= of.prefixlen:
+        raise ValueError(f"Found {part}, expected a part of the machines' network {of}, not all of it.")
+    if next(machine_numbers(part, of=of), None) is None:
+        raise ValueError(
+            f"Found {part}, which has no address for a machine: the first {RESERVED} of {of} are reserved."
+        )
+    for name, network in others:
+        if part.overlaps(ipaddress.ip_network(network)):
+            raise ValueError(f"Found {part}, which overlaps {network} of {name}; expected a network of its own.")
+    return part
+
+
+def _example(of: Network) -> str:
+    prefix = min(of.prefixlen + 4, of.max_prefixlen - 2)
+    return f"{next(iter(of.subnets(new_prefix=prefix))).network_address + RESERVED}/{max(prefix, 24)}"
