@@ -235,7 +235,7 @@ class Demo:
             command = [sys.executable, "manage.py", "demo"]
             process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
         try:
-            wait_until(lambda: "charlie" in self.said() or process.poll() is not None, "the logins", self.said)
+            wait_until(lambda: "charlie" in self.said() or process.poll() is not None, "the logins", self.all_said, timeout_s=120)
             assert process.poll() is None, self.said()
             yield process
         finally:
@@ -247,18 +247,25 @@ class Demo:
         """Presses help on a machine from a terminal; returns when its screen says that the desktop is ready."""
         folder = str(self.state / "demo" / "machines")
         command = [sys.executable, "-m", "agent.simulator", "press", "--folder", folder, "--machine", serial]
-        states: list[str] = []
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as pressing:
+        lines: list[str] = []
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as pressing:
             assert pressing.stdout is not None
             for line in pressing.stdout:
-                states.append(line.split(":")[0])
-                if states[-1] == "ready":
+                lines.append(line)
+                if line.startswith("ready"):
                     break
             pressing.kill()
-        assert states[-1:] == ["ready"], states
+        assert lines and lines[-1].startswith("ready"), "".join(lines) + self.all_said()
 
     def said(self) -> str:
         return self.output.read_text()
+
+    def all_said(self) -> str:
+        """What the demo and all of its programs have written."""
+        logs = [self.output, *sorted((self.state / "demo").glob("*.log")), *sorted(self.state.rglob("run/*.log"))]
+        return "".join(f"--- {log.relative_to(self.state)}\n{log.read_text(errors='replace')}" for log in logs)
 
     def logins(self) -> dict[str, str]:
         return dict(re.findall(r"as +(\w+) +(\S+)", self.said()))
@@ -291,7 +298,7 @@ def status_of(url: str) -> int:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.xdist_group("demo")  # all of them have the same machines' addresses
 class TestRunning:
     def test_help_pressed_in_a_terminal_has_its_desktop_held_and_the_end_leaves_nothing(self, tmp_path: Path) -> None:
