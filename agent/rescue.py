@@ -32,6 +32,7 @@ log = logging.getLogger("agent.rescue")
 ASK_FOR_S = 900.0  # a person waits at the machine: after this long without any answer we say so and stop
 OFFLINE_SHUT_S = 900.0  # without any answer for this long, RDP is shut until the server is heard again
 _CANCEL_FOR_S = 60.0
+_OPEN_TRIES = 3  # RDP may come up at the second try on a machine that is busy, or in the middle of an update
 _LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
 
 
@@ -208,12 +209,26 @@ class Rescue:
         return self._follow(record, request)
 
     def _open(self, record: Record) -> Record:
-        port = self._hook.open(record.credentials)
+        port = self._open_hook(record)
         self._is_open = True
         log.info("open: RDP for %s on port %d", record.username, port)
         if record.request_id and record.port not in (0, port):
             raise RdpError(f"RDP is open on port {port}, but support was told {record.port}")
         return record if record.port == port else self._store.change(record, port=port)
+
+    def _open_hook(self, record: Record) -> int:
+        """The port on which the hook has opened RDP, at one of a few tries; raises the last one's RdpError, Stopped."""
+        pauses = Backoff(first_s=1.0)
+        while True:
+            try:
+                return self._hook.open(record.credentials)
+            except RdpError as error:
+                if pauses.tries == _OPEN_TRIES - 1:
+                    raise
+                pause_s = pauses.next_s()
+                log.warning("open: %s; trying again in %.1f s", error, pause_s)
+            if self._wake.wait(pause_s):
+                raise Stopped("opening RDP")
 
     def _ask(self, record: Record, *, is_new: bool) -> tuple[Record, SupportRequest]:
         """The request for this record's key; another one still open, whose login is lost, is cancelled first."""

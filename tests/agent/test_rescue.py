@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from agent import api as agent_api
 from agent import rescue as rescue_module
 from agent.api import Client, Stopped
 from agent.config import AgentConfig
@@ -35,12 +36,13 @@ class FakeHook:
 
     users: dict[str, str] = field(default_factory=dict)  # who can log in now
     steps: list[str] = field(default_factory=list)
-    fail_open: bool = False
+    fail_open: int = 0  # so many times more
     fail_close: bool = False
     dead: bool = False
 
     def open(self, credentials: Credentials) -> int:
         if self.fail_open:
+            self.fail_open -= 1
             raise RdpError("open-rdp ended with status 3")
         self.users[credentials.username] = credentials.password
         self.steps.append("open")
@@ -148,7 +150,7 @@ def test_record_is_on_disk_before_rdp_opens_and_for_its_owner_only(machine: Mach
 
     machine.hook.open = look  # type: ignore[method-assign]
     assert machine.rescue.press(_JAM).state == "failed"
-    assert seen == [0o600]
+    assert set(seen) == {0o600}
     assert stat.S_IMODE(config.state_dir.stat().st_mode) == 0o700
 
 
@@ -184,8 +186,32 @@ def test_server_out_of_reach_is_said_after_a_while(
 
 
 def test_rdp_that_does_not_open_is_said_and_nobody_is_called(server: ScriptedApi, machine: Machine) -> None:
-    machine.hook.fail_open = True
+    machine.hook.fail_open = 3
     assert machine.rescue.press(_JAM).state == "failed"
+    assert server.calls == [] and _nothing_is_left(machine)
+
+
+def test_rdp_that_opens_at_the_third_try_is_worth_the_wait(server: ScriptedApi, machine: Machine) -> None:
+    machine.hook.fail_open = 2
+    machine.press_in_background()
+    machine.wait_until_shown("requested")
+    assert [notice.state for notice in machine.shown] == ["preparing", "asking", "requested"]
+    assert machine.hook.steps == ["open"] and len(server.requests) == 1
+    server.update("r1", state="closed")
+    machine.joined()
+    assert _nothing_is_left(machine)
+
+
+def test_cancel_does_not_wait_for_the_next_try_to_open_rdp(
+    server: ScriptedApi, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_api.Backoff, "next_s", lambda self: 600.0)
+    machine.hook.fail_open = 1
+    machine.press_in_background()
+    machine.wait_until_shown("preparing")
+    assert machine.rescue.cancel()
+    ending = machine.joined()
+    assert isinstance(ending, Notice) and ending.state == "cancelled"
     assert server.calls == [] and _nothing_is_left(machine)
 
 

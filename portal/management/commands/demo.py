@@ -28,7 +28,7 @@ from portal.environment import Environment, SettingError
 from sessions.gateways.base import GatewayError, get_driver
 
 _STREET_PORT = 8090
-_READY_S = 60.0
+_READY_S = 120.0  # six screens and a server at once, perhaps on one busy processor
 _SERVER_STOP_S = 60.0  # its worker may be within a driver's call
 _MACHINES_STOP_S = 25.0
 
