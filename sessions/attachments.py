@@ -66,7 +66,7 @@ def redeem_ticket(
             raise TicketRefused("This ticket is unknown, used or too old. Open the desktop again.")
         attachment = Attachment.objects.select_related("session__fleet", "user").get(ticket_sha256=_sha256(ticket))
         services.record(attachment.session, "attached", now=now, user=user, role=attachment.role)
-    _follow(session_id, now=now)
+        _follow(session_id, now=now)
     return attachment
 
 
@@ -87,7 +87,7 @@ def detach(attachment: Attachment, *, detail: str = "", now: datetime | None = N
         if not left:
             return
         services.record(attachment.session, "detached", now=now, user=attachment.user, role=attachment.role)
-    _follow(attachment.session_id, now=now)
+        _follow(attachment.session_id, now=now)
 
 
 def detach_stale(*, now: datetime) -> int:

@@ -26,6 +26,11 @@ from sessions.errors import AlreadyClaimed, NotAllowed, SessionClosed, StateConf
 from sessions.models import RdpCredential, SessionEvent, SupportSession
 from sessions.states import OPEN_STATES, TRANSITIONS, EndReason, State
 
+# Changes that give worker and keeper nothing to do: waking them would take the processor from whom it concerns.
+_NO_WORK = frozenset(
+    {"claimed", "released", "handed_over", "attached", "detached", "repairing", "left_desktop", "notice"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RdpLogin:
@@ -347,7 +352,7 @@ def _change(
         user=user,
         detail=detail or {},
     )
-    _announce(session.fleet_id, session.pk)
+    _announce(session.fleet_id, session.pk, rings=kind not in _NO_WORK)
     return True
 
 
@@ -382,9 +387,10 @@ def _end(
     raise StateConflict("The session kept changing; try again.")
 
 
-def _announce(fleet_id: int, session_id: UUID) -> None:
+def _announce(fleet_id: int, session_id: UUID, *, rings: bool = True) -> None:
     def tell() -> None:
-        bell.ring()
+        if rings:
+            bell.ring()
         live.session_changed(fleet_id=fleet_id, session_id=session_id)
 
     transaction.on_commit(tell)
