@@ -13,6 +13,7 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 
+from machines.models import User
 from notifications import live
 from sessions import attachments, selectors
 from sessions.connection import joiner_arguments
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 TICKET_TIMEOUT_S = 5.0
 _HEARD_EVERY_S = 8.0
+# How long changes of a session are gathered before a tunnel looks at its rights again.
+_GATHER_S = 0.25
 _FINISH_TIMEOUT_S = 5.0
 # A database that is away ends no rescue at once; but nobody stays for long whom we cannot check (F10).
 _BLIND_S = 300.0
@@ -69,7 +72,7 @@ class TunnelConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         if not user.is_authenticated or "guacamole" not in self.scope["subprotocols"]:
             await self.close()
             return
-        if await _in_thread(selectors.session_for, user, self._session_id) is None:
+        if not await _in_thread(_may_look, user, self._session_id):
             await self.close()
             return
         self._user_id: int = user.pk
@@ -158,27 +161,21 @@ class TunnelConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         client = self.scope.get("client") or ("",)
         agent = dict(self.scope["headers"]).get(b"user-agent", b"").decode("latin-1")
         try:
-            attachment: Attachment = await _in_thread(
-                attachments.redeem_ticket, ticket, session_id=self._session_id, user=self.scope["user"],
+            attachment, ending, desktop = await _in_thread(
+                _enter, ticket, session_id=self._session_id, user=self.scope["user"], login_key=self._login_key,
                 address=client[0], user_agent=agent,
             )  # fmt: skip
         except TicketRefused:
             return _BAD_TICKET
-        ending: Ending | None = None
         try:
-            ending = await self._at_the_desktop(attachment)
+            ending = ending or (await self._at_the_desktop(attachment, desktop) if desktop else LOST)
         finally:
             detail = ending.sentence if ending else "The browser left."
             await asyncio.shield(_in_thread(attachments.detach, attachment, detail=detail))
         return ending
 
-    async def _at_the_desktop(self, attachment: Attachment) -> Ending | None:
+    async def _at_the_desktop(self, attachment: Attachment, desktop: Desktop) -> Ending | None:
         role = Role(attachment.role)
-        if ending := await self._ending(role, None):
-            return ending
-        desktop: Desktop | None = await _in_thread(_desktop_of, self._session_id)
-        if desktop is None:
-            return LOST
         try:
             self._tunnel = tunnel = await join(desktop, role=role, send=self._send_text)
         except JoinFailed as error:
@@ -203,8 +200,10 @@ class TunnelConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         began_at = seen_at = heard_at = loop.time()
         while True:
+            # Our own coming is a change too, and changes come in twos and threes: one look serves them all.
+            await asyncio.sleep(_GATHER_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(settings.TUNNEL_RECHECK_S):
+                async with asyncio.timeout(settings.TUNNEL_RECHECK_S - _GATHER_S):
                     await self._recheck.wait()
             self._recheck.clear()
             now = loop.time()
@@ -253,6 +252,31 @@ async def _in_thread(function: Callable[P, T], *args: P.args, **keywords: P.kwar
     """A look at the database, off the loop and in no queue behind others."""
     result: T = await database_sync_to_async(function, thread_sensitive=False)(*args, **keywords)
     return result
+
+
+def _may_look(user: User, session_id: UUID) -> bool:
+    return selectors.sessions_for(user).filter(pk=session_id).exists()
+
+
+def _enter(
+    ticket: str, *, session_id: UUID, user: User, login_key: str | None, address: str, user_agent: str
+) -> tuple[Attachment, Ending | None, Desktop | None]:
+    """All that a tunnel asks the database on its way to the desktop, in one visit: each costs milliseconds.
+
+    The attachment that the ticket opens, why its tunnel must end at once or None, and the desktop if one is held.
+    Raises TicketRefused.
+    """
+    attachment = attachments.redeem_ticket(
+        ticket, session_id=session_id, user=user, address=address, user_agent=user_agent
+    )
+    try:
+        ending = tunnel_ending(
+            login_key=login_key, user_id=user.pk, session_id=session_id, role=Role(attachment.role), connection=None
+        )
+        return attachment, ending, None if ending else _desktop_of(session_id)
+    except BaseException:
+        attachments.detach(attachment, detail="The server failed at this tunnel's first look.")
+        raise
 
 
 def _desktop_of(session_id: UUID) -> Desktop | None:
