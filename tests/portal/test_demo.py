@@ -235,7 +235,12 @@ class Demo:
             command = [sys.executable, "manage.py", "demo"]
             process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
         try:
-            wait_until(lambda: "charlie" in self.said() or process.poll() is not None, "the logins", self.all_said, timeout_s=120)
+            wait_until(
+                lambda: "charlie" in self.said() or process.poll() is not None,
+                "the logins",
+                self.all_said,
+                timeout_s=120,
+            )
             assert process.poll() is None, self.said()
             yield process
         finally:
