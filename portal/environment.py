@@ -70,7 +70,7 @@ class Environment:
             return False
         raise SettingError(f"{name}: found {value!r}, expected one of true, false, yes, no, on, off, 1, 0")
 
-    def number(self, name: str, default: int, *, minimum: int = 0) -> int:
+    def number(self, name: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
         value = self._values.get(name, "")
         if not value:
             return default
@@ -80,7 +80,36 @@ class Environment:
             raise SettingError(f"{name}: found {value!r}, expected a whole number") from None
         if found < minimum:
             raise SettingError(f"{name}: found {found}, expected {minimum} or more")
+        if maximum is not None and found > maximum:
+            raise SettingError(f"{name}: found {found}, expected {maximum} or less")
         return found
+
+    def span(self, name: str, default: str = "") -> range:
+        """Whole numbers from one to another, both included, as in 61000-61999; empty when not set."""
+        value = self._values.get(name, "") or default
+        if not value:
+            return range(0)
+        first, dash, last = value.partition("-")
+        if not (dash and first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
+            raise SettingError(f"{name}: found {value!r}, expected two numbers, as in 61000-61999")
+        if int(first) > int(last):
+            raise SettingError(f"{name}: found {value!r}, expected the smaller number first")
+        return range(int(first), int(last) + 1)
+
+    def network(self, name: str, default: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """A network in CIDR notation, as in 10.77.0.0/20."""
+        value = self._values.get(name, "") or default
+        try:
+            return ipaddress.ip_network(value)
+        except ValueError as error:
+            raise SettingError(f"{name}: found {value!r}, expected a network as in 10.77.0.0/20 ({error})") from None
+
+    def matching(self, name: str, default: str, *, pattern: str, expected: str) -> str:
+        """A text that matches the pattern wholly; `expected` says in words what that is."""
+        value = self._values.get(name, "") or default
+        if not re.fullmatch(pattern, value):
+            raise SettingError(f"{name}: found {value[:80]!r}, expected {expected}")
+        return value
 
     def items(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list, blanks around its items removed."""

@@ -5,13 +5,13 @@ docs/settings.md lists each of them; an unknown or malformed value stops the sta
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from machines.vpn import networks
 from portal.environment import Environment, SettingError
 from portal.origins import canonical
 
@@ -33,7 +33,6 @@ try:
     # shown to people. Without a choice: this computer alone, by the port that it listens on.
     _ORIGINS = env.origins("PUBLIC_ORIGINS", f"http://127.0.0.1:{PUBLIC_BIND[1]},http://localhost:{PUBLIC_BIND[1]}")
     PUBLIC_ORIGINS = [canonical(origin) for origin in _ORIGINS]
-    MACHINE_API_BIND = env.address("MACHINE_API_BIND", "127.0.0.1:8001")
     REDIS_URL = env.text("REDIS_URL", "")
     DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
 
@@ -43,8 +42,40 @@ try:
     GUACD_PATH = env.text("GUACD_PATH", "/usr/sbin/guacd")
     # Marks this installation's guacd processes, so that two installations on one machine leave each other's alone.
     INSTALLATION = env.text("INSTALLATION", str(STATE_DIR))
+
+    # --- the VPN ------------------------------------------------------------------------------------------------------
     VPN = env.text("VPN", "loopback")
-    VPN_NETWORK = ipaddress.ip_network(env.text("VPN_NETWORK", "127.64.0.0/10"))
+    VPN_NETWORK = env.network("VPN_NETWORK", "127.64.0.0/10")
+    _HAS_OPENVPN = VPN == "openvpn"
+    if _HAS_OPENVPN:
+        networks.check_whole(VPN_NETWORK)
+    # With a VPN, machines are listened to on the server's own address there and nowhere else.
+    _MACHINE_API_HOST = str(networks.server_address(VPN_NETWORK)) if _HAS_OPENVPN else "127.0.0.1"
+    MACHINE_API_BIND = env.address("MACHINE_API_BIND", f"{_MACHINE_API_HOST}:8001")
+    if _HAS_OPENVPN and MACHINE_API_BIND[0] != _MACHINE_API_HOST:
+        raise SettingError(
+            f"MACHINE_API_BIND: found {MACHINE_API_BIND[0]}, expected {_MACHINE_API_HOST}, the server's own address in "
+            f"VPN_NETWORK {VPN_NETWORK}"
+        )
+    # What OpenVPN's server reads and writes: its configuration, certificates, keys and management socket.
+    VPN_DIR = Path(env.text("VPN_DIR", str(STATE_DIR / "vpn")))
+    # What machines connect to, as they see it.
+    VPN_REMOTE = env.matching(
+        "VPN_REMOTE",
+        "" if _HAS_OPENVPN else "127.0.0.1",
+        pattern=networks.HOST,
+        expected="the host name or IPv4 address that machines connect to",
+    )
+    VPN_PORT = env.number("VPN_PORT", 1194, minimum=1, maximum=65535)
+    VPN_PROTOCOL = env.choice("VPN_PROTOCOL", ("udp", "tcp"), "udp")
+    VPN_DEVICE = env.matching(
+        "VPN_DEVICE",
+        "tun-pf",
+        pattern=networks.DEVICE,
+        expected="an interface's name: 15 letters, digits, - or _ at most, a letter first",
+    )
+    # Local gateways run as users of their own, one a gateway, so that each reaches its own machine only. Needs root.
+    GATEWAY_UIDS = env.span("GATEWAY_UIDS")
 
     # --- time limits, in seconds --------------------------------------------------------------------------------------
     # A gateway with the machine's desktop on it must be there within this time.

@@ -11,10 +11,24 @@ from collections.abc import Iterable, Iterator
 # The first addresses of the machines' network are the server's and the gateways'; no machine ever gets one.
 RESERVED = 256
 
+# A host name or an IPv4 address, and a network interface's name (the kernel has 15 characters for it).
+HOST = r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+DEVICE = r"[A-Za-z][A-Za-z0-9_-]{0,14}"
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def server_address(network: ipaddress.IPv4Network) -> ipaddress.IPv4Address:
+def check_whole(network: Network) -> None:
+    """Raises ValueError for what cannot be the whole machines' network of a VPN server."""
+    if network.version != 4 or not 8 <= network.prefixlen <= 23:
+        raise ValueError(
+            f"VPN_NETWORK: found {network}, expected an IPv4 network between /8 and /23, as in 10.77.0.0/20"
+        )
+    if not network.is_private or network.is_loopback or network.is_link_local:
+        raise ValueError(f"VPN_NETWORK: found {network}, expected a private network, as in 10.77.0.0/20")
+
+
+def server_address(network: Network) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """The VPN server's own address: the first of the network."""
     return network.network_address + 1
 

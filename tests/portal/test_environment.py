@@ -24,6 +24,9 @@ def test_values_are_read_by_type() -> None:
     assert env.address("D", "") == ("::1", 8000)
     assert env.choice("E", ("one", "two"), "one") == "two"
     assert env.text("EMPTY", "default") == "default"
+    assert list(Environment({"S": "7-9"}).span("S")) == [7, 8, 9] and not env.span("EMPTY")
+    assert str(env.network("EMPTY", "10.77.0.0/20")) == "10.77.0.0/20"
+    assert env.matching("E", "", pattern="[a-z]+", expected="letters") == "two"
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,11 @@ def test_values_are_read_by_type() -> None:
         (lambda env: env.flag("WORD", False), "WORD: found 'maybe', expected one of true"),
         (lambda env: env.number("WORD", 1), "WORD: found 'maybe', expected a whole number"),
         (lambda env: env.number("SMALL", 1, minimum=1), "SMALL: found 0, expected 1 or more"),
+        (lambda env: env.number("TEN", 1, maximum=9), "TEN: found 10, expected 9 or less"),
+        (lambda env: env.span("WORD"), "WORD: found 'maybe', expected two numbers"),
+        (lambda env: env.span("BACK"), "BACK: found '9-7', expected the smaller number first"),
+        (lambda env: env.network("WORD", ""), "WORD: found 'maybe', expected a network as in"),
+        (lambda env: env.matching("WORD", "", pattern="may", expected="may"), "WORD: found 'maybe', expected may"),
         (lambda env: env.choice("WORD", ("a", "b"), "a"), "WORD: found 'maybe', expected one of a, b"),
         (lambda env: env.address("WORD", ""), "WORD: found 'maybe', expected host:port"),
         (lambda env: env.text("MISSING"), "MISSING is not set"),
@@ -40,7 +48,7 @@ def test_values_are_read_by_type() -> None:
 )
 def test_wrong_value_is_named_with_what_was_expected(read: object, message: str) -> None:
     with pytest.raises(SettingError) as caught:
-        read(Environment({"WORD": "maybe", "SMALL": "0"}))  # type: ignore[operator]
+        read(Environment({"WORD": "maybe", "SMALL": "0", "TEN": "10", "BACK": "9-7"}))  # type: ignore[operator]
     assert message in str(caught.value)
 
 
@@ -130,6 +138,36 @@ def test_server_does_not_start_with_a_wrong_setting(command: str, setting: str, 
     result = _run("manage.py", command, **{setting: value})
     assert result.returncode != 0
     assert (result.stdout, result.stderr.strip()) == ("", f"Wrong setting: {setting}: {message}")
+
+
+_OPENVPN = {"VPN": "openvpn", "VPN_NETWORK": "10.77.0.0/20", "VPN_REMOTE": "vpn.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("VPN_REMOTE", "", "found '', expected the host name or IPv4 address that machines connect to"),
+        ("VPN_REMOTE", "vpn.example.com\nup /bin/sh", "found 'vpn.example.com\\nup /bin/sh', expected the host name"),
+        ("VPN_REMOTE", "{{7*7}}", "found '{{7*7}}', expected the host name"),
+        ("VPN_NETWORK", "", "found 127.64.0.0/10, expected a private network"),
+        ("VPN_NETWORK", "8.8.0.0/16", "found 8.8.0.0/16, expected a private network"),
+        ("VPN_NETWORK", "10.77.0.0/24", "found 10.77.0.0/24, expected an IPv4 network between /8 and /23"),
+        ("VPN_NETWORK", "fd00::/64", "found fd00::/64, expected an IPv4 network"),
+        ("VPN_PORT", "70000", "found 70000, expected 65535 or less"),
+        ("VPN_PROTOCOL", "icmp", "found 'icmp', expected one of udp, tcp"),
+        ("VPN_DEVICE", "tun-much-too-long", "found 'tun-much-too-long', expected an interface's name"),
+        ("MACHINE_API_BIND", "0.0.0.0:8001", "found 0.0.0.0, expected 10.77.0.1, the server's own address"),
+    ],
+)
+def test_vpn_that_cannot_be_meant_stops_the_start(setting: str, value: str, message: str) -> None:
+    result = _run("manage.py", "check", **{**_OPENVPN, setting: value})
+    assert result.returncode != 0
+    assert f"Wrong setting: {setting}: {message}" in result.stderr
+
+
+def test_machines_are_listened_to_on_the_servers_vpn_address() -> None:
+    result = _run("-c", "import portal.settings as s; print(*s.MACHINE_API_BIND)", **_OPENVPN)
+    assert result.stdout.split() == ["10.77.0.1", "8001"], result.stderr
 
 
 _SHOWN = ("PUBLIC_ORIGINS", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE")
