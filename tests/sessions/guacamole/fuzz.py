@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-import atheris  # type: ignore[import-not-found]
+import atheris
 
 with atheris.instrument_imports():
     from sessions.guacamole import (
@@ -33,7 +33,8 @@ _NEVER_UP = {"select", "connect", "ready", "argv", "file", "pipe", "put", "get",
 
 def _decoded(pieces: list[bytes]) -> tuple[list[tuple[str, ...]], bool]:
     """The instructions read before the first fault, and whether there was one."""
-    decoder, found = Decoder(), []
+    decoder = Decoder()
+    found: list[tuple[str, ...]] = []
     try:
         for piece in pieces:
             found.extend((one.opcode, *one.args) for one in decoder.feed(piece))
