@@ -112,7 +112,7 @@ export async function askToClose(card, { force, done }) {
         fix.relabel(outcome() === "resolved" ? "What fixed it?" : "What was tried?");
         cause.node.hidden = fix.node.hidden = forced;
         submit.querySelector("span").textContent = forced ? "End by force" : "Close rescue";
-        noteLabel.textContent = forced ? "Why? The operator and the record will show it." : "Note (optional)";
+        noteLabel.textContent = forced ? "Why? The operator reads it, and the record keeps it." : "Note (optional)";
       };
       const noteLabel = el("label", { for: "close-note" });
       outcomeField.addEventListener("change", follow);

@@ -39,7 +39,7 @@ export function openKeys(input) {
             }),
           ),
         ),
-        el("p", { class: "help", text: "While the desktop's frame is lit, your keyboard types on the machine. Ctrl+Alt+Shift brings it back to this page." }),
+        el("p", { class: "help for-keyboards", text: "While the desktop's frame is lit, your keyboard types on the machine. Ctrl+Alt+Shift brings it back to this page." }),
       ),
     }),
     { name: "keys" },

@@ -3,9 +3,9 @@
 import "./common.js";
 import { Problem, get } from "../api.js";
 import { isEnding } from "../cards.js";
-import { announce, el, icon, pageState } from "../dom.js";
+import { announce, el, icon, pageState, setText } from "../dom.js";
 import { Live } from "../live.js";
-import { everySecond, secondsSince, serverTime, stopwatch } from "../times.js";
+import { duration, everySecond, secondsSince, serverTime } from "../times.js";
 import { problemText } from "../words.js";
 
 const first = pageState("machine-state");
@@ -27,7 +27,7 @@ function draw() {
       el(
         "div",
         {},
-        el("p", {}, el("strong", { text: problemText(open.problem) }), " · ", open.state_label, " · ", waited),
+        el("p", {}, el("strong", { text: problemText(open.problem) }), " · ", open.state_label, " · asked ", waited, " ago"),
         el("p", { class: "small", text: open.operator ? `${open.operator.name} has it.` : "Nobody has claimed it yet." }),
         el("div", { class: "buttons" }, el("a", { class: "button strong", href: `/sessions/${open.id}/` }, "Open the rescue")),
       ),
@@ -37,7 +37,7 @@ function draw() {
 }
 
 function tick() {
-  if (open && waited) waited.textContent = stopwatch(secondsSince(open.requested_at));
+  if (open && waited) setText(waited, duration(secondsSince(open.requested_at)));
 }
 
 function take(card) {

@@ -11,7 +11,7 @@ import { Live, connectionBanner } from "../live.js";
 import { CHORDS, copyHere, openClipboard, openKeys } from "../panels.js";
 import { Summary } from "../summary.js";
 import { Toolbar } from "../toolbar.js";
-import { everySecond, secondsSince, serverTime, stopwatch, wallClock } from "../times.js";
+import { duration, everySecond, secondsSince, serverTime, stopwatch, wallClock } from "../times.js";
 import { STATUS, STEPS, country, machineName, problemText, statusSentence } from "../words.js";
 
 const first = pageState("rescue-state");
@@ -159,8 +159,9 @@ function draw() {
 function tick() {
   if (summary) return;
   const wall = wallClock(card.site.time_zone);
-  setText(part("where"), `${card.site.name}, ${card.site.city}${wall ? ` · ${wall} there` : ""}`);
-  setText(part("since"), stopwatch(secondsSince(card.requested_at)));
+  // The time first: on a phone the line's end may be cut.
+  setText(part("where"), wall ? `${wall} in ${card.site.city} · ${card.site.name}` : `${card.site.name}, ${card.site.city}`);
+  setText(part("since"), duration(secondsSince(card.requested_at)));
   const running = curtain.querySelector("[data-elapsed]");
   if (running) setText(running, stopwatch(secondsSince(running.dataset.elapsed)));
 }
@@ -236,7 +237,7 @@ function curtainContent() {
         el("h2", { text: title }),
         steps(now),
         el("p", { text: card.notice || card.sentence }),
-        el("p", { class: "figures small" }, "Asked for ", el("span", { "data-elapsed": card.requested_at }), " ago"),
+        el("p", { class: "figures small" }, "Asked ", el("span", { "data-elapsed": card.requested_at }), " ago"),
       ],
     };
   }

@@ -342,7 +342,7 @@ def test_supervisor_takes_over_or_ends_by_force(sign_in: SignIn) -> None:
     sue.answer("POST", "/handover/", 200, mine)
     sue.answer("POST", "/close/", 409, {"status": 409, "code": "session_closed", "detail": "Closed by Alice at 10:00."})
     sue.page.locator("[data-action=force]").click()
-    sue.page.get_by_label("Why? The operator and the record will show it.").fill("Wrong machine")
+    sue.page.get_by_label("Why? The operator reads it, and the record keeps it.").fill("Wrong machine")
     sue.page.locator("[data-action=submit-close]").click()
     expect(sue.page.locator("dialog")).to_contain_text("Closed by Alice at 10:00.")
     assert sue.posted("/close/") == [{"outcome": "forced", "cause": "", "fix": "", "note": "Wrong machine"}]
