@@ -7,6 +7,7 @@ import warnings
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
@@ -18,11 +19,15 @@ _pages = get_asgi_application()
 
 # Models may be imported only now.
 from portal.origins import ExactOrigins  # noqa: E402
+from portal.proxies import BehindProxies  # noqa: E402
 from portal.routing import websocket_urlpatterns  # noqa: E402
 
-application = ProtocolTypeRouter(
-    {
-        "http": _pages,
-        "websocket": ExactOrigins(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
-    }
+application = BehindProxies(
+    ProtocolTypeRouter(
+        {
+            "http": _pages,
+            "websocket": ExactOrigins(AuthMiddlewareStack(URLRouter(websocket_urlpatterns))),
+        }
+    ),
+    settings.TRUSTED_PROXIES,
 )

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _ORIGIN = "scheme://host or scheme://host:port"
+_NETWORKS = "10.0.0.7, 10.1.0.0/24 or fd00::/64"
 _THIS_COMPUTER = "localhost, 127.0.0.0/8 or ::1"
 
 
@@ -138,6 +139,21 @@ class Environment:
                 f"or http for all of them with this computer as the host ({_THIS_COMPUTER})"
             )
         return origins
+
+    def networks(self, name: str, default: str = "") -> list[str]:
+        """IP addresses and networks, comma separated; raises SettingError for others, and for the whole world."""
+        networks = []
+        for item in self.items(name, default):
+            try:
+                network = ipaddress.ip_network(item)
+            except ValueError:
+                raise SettingError(
+                    f"{name}: found {item!r}, expected addresses or networks as in {_NETWORKS}"
+                ) from None
+            if network.prefixlen == 0:
+                raise SettingError(f"{name}: found {item!r}, which is everybody, expected some as in {_NETWORKS}")
+            networks.append(str(network))
+        return networks
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self._values.get(name, "") or default

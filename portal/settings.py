@@ -33,6 +33,8 @@ try:
     # shown to people. Without a choice: this computer alone, by the port that it listens on.
     _ORIGINS = env.origins("PUBLIC_ORIGINS", f"http://127.0.0.1:{PUBLIC_BIND[1]},http://localhost:{PUBLIC_BIND[1]}")
     PUBLIC_ORIGINS = [canonical(origin) for origin in _ORIGINS]
+    # Who may say, on the public face alone, for whom and over which scheme they ask (portal/proxies.py).
+    TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
     REDIS_URL = env.text("REDIS_URL", "")
     DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
 
@@ -271,6 +273,8 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "machines.api.problems.exception_handler",
     "PAGE_SIZE": 50,
+    # The address is the scope's: portal/proxies.py has read the forwarding headers where they may be believed.
+    "NUM_PROXIES": 0,
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
 # A request body is small everywhere: credentials and a fault.

@@ -1,4 +1,4 @@
-"""The public face's pages and REST for a WSGI server; WebSockets need asgi.py."""
+"""The public face's pages and REST for a WSGI server; WebSockets need asgi.py, and so does TRUSTED_PROXIES."""
 
 from __future__ import annotations
 

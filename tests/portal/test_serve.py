@@ -7,65 +7,20 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.conf import settings
 
-MANAGE = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-
-
-class Process:
-    """A `manage.py serve` with a state folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ready_file = folder / "ready"
-        self.log = folder / "log"
-        self.environment = {
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "portal.settings",
-            "STATE_DIR": str(folder),
-            "INSTALLATION": str(folder),
-            "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
-            "PUBLIC_BIND": "127.0.0.1:0",
-            "MACHINE_API_BIND": "127.0.0.1:0",
-            "PUBLIC_ORIGINS": "http://127.0.0.1:8000",
-            "PYTHONUNBUFFERED": "1",
-        }
-        subprocess.run([*MANAGE, "migrate", "-v0"], env=self.environment, check=True, timeout=60)
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*MANAGE, "serve", "--ready-file", str(self.ready_file), *options],
-                env={**self.environment, **environment}, stdout=log, stderr=log,
-            )  # fmt: skip
-        self.running.append(process)
-        return process
-
-    def until_ready(self) -> list[int]:
-        """The ports of its faces."""
-        deadline = time.monotonic() + 30
-        while not self.ready_file.exists():
-            assert self.running[-1].poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        return [int(line.rpartition(":")[2]) for line in self.ready_file.read_text().splitlines()]
+from tests.portal.server_process import ServerProcess
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path)
-    yield process
-    for one in process.running:
-        one.kill()
-        one.wait()
+def serve(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as process:
+        yield process
 
 
 def _status(port: int, path: str) -> tuple[int, bytes]:
@@ -78,7 +33,7 @@ def _status(port: int, path: str) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_both_faces_are_up_and_end_within_seconds(serve: Process, number: signal.Signals) -> None:
+def test_both_faces_are_up_and_end_within_seconds(serve: ServerProcess, number: signal.Signals) -> None:
     process = serve.start()
     public, machines = serve.until_ready()
     assert _status(public, "/accounts/login/")[0] == 200
@@ -94,7 +49,7 @@ def test_both_faces_are_up_and_end_within_seconds(serve: Process, number: signal
     assert "Traceback" not in serve.log.read_text()
 
 
-def test_parts_can_run_elsewhere(serve: Process) -> None:
+def test_parts_can_run_elsewhere(serve: ServerProcess) -> None:
     process = serve.start("--no-worker", "--no-keeper", "--no-machine-api")
     (public,) = serve.until_ready()
     assert _status(public, "/accounts/login/")[0] == 200
@@ -103,7 +58,7 @@ def test_parts_can_run_elsewhere(serve: Process) -> None:
 
 
 @pytest.mark.parametrize("setting", ["PUBLIC_BIND", "MACHINE_API_BIND"])
-def test_taken_port_is_one_sentence_and_a_failure(serve: Process, setting: str) -> None:
+def test_taken_port_is_one_sentence_and_a_failure(serve: ServerProcess, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = serve.start(**{setting: f"127.0.0.1:{port}"})
@@ -115,7 +70,7 @@ def test_taken_port_is_one_sentence_and_a_failure(serve: Process, setting: str) 
     assert not serve.ready_file.exists()
 
 
-def test_open_page_does_not_hold_up_the_end(serve: Process) -> None:
+def test_open_page_does_not_hold_up_the_end(serve: ServerProcess) -> None:
     process = serve.start()
     public, machines = serve.until_ready()
     with (
@@ -130,7 +85,7 @@ def test_open_page_does_not_hold_up_the_end(serve: Process) -> None:
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_gateways_are_stopped_at_the_end_only_when_asked(serve: Process, stop: bool) -> None:
+def test_gateways_are_stopped_at_the_end_only_when_asked(serve: ServerProcess, stop: bool) -> None:
     marks = {"PORTAFILTER_INSTALLATION": str(serve.folder), "PORTAFILTER_GATEWAY": "an-attempt"}
     foreign = {**marks, "PORTAFILTER_INSTALLATION": "another"}
     with (
