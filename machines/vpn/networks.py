@@ -63,7 +63,8 @@ def check_part(text: str, *, of: Network, others: Iterable[tuple[str, str]] = ()
         part = ipaddress.ip_network(text)
     except ValueError:
         raise ValueError(f"Found {text[:60]!r}, expected a network such as {_example(of)}.") from None
-    if part.version != of.version or not (of.network_address <= part.network_address <= of.broadcast_address):
+    beginning = int(part.network_address)
+    if part.version != of.version or not int(of.network_address) <= beginning <= int(of.broadcast_address):
         raise ValueError(f"Found {part}, expected a network within the machines' network {of}.")
     if part.prefixlen <= of.prefixlen:
         raise ValueError(f"Found {part}, expected a part of the machines' network {of}, not all of it.")
@@ -78,5 +79,5 @@ def check_part(text: str, *, of: Network, others: Iterable[tuple[str, str]] = ()
 
 
 def _example(of: Network) -> str:
-    prefix = min(of.prefixlen + 4, of.max_prefixlen - 2)
-    return f"{next(iter(of.subnets(new_prefix=prefix))).network_address + RESERVED}/{max(prefix, 24)}"
+    beginning = ipaddress.ip_address(int(of.network_address) + RESERVED)
+    return f"{beginning}/{of.max_prefixlen - 8}"

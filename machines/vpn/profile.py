@@ -1,0 +1,196 @@
+"""The texts that OpenVPN reads: a machine's profile, the server's configuration, a machine's line at the server.
+
+OpenVPN takes a newline in a value for another option, and some options run programs. So every field is checked for
+what it may consist of before any text is made (T20); what is refused is refused by the field's name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from machines.vpn import networks, pki
+
+_PATH = re.compile(r"/[\w.,@+=~ /-]*")
+_ARMOUR = re.compile(r"-----BEGIN ([A-Za-z0-9 -]{1,60})-----\n([A-Za-z0-9+/=\n]{1,9000})\n-----END \1-----\n")
+# A Unix socket's path has this many bytes in the kernel, its end included.
+_SOCKET_PATH_LIMIT = 108
+_PROTOCOLS = {"udp": ("udp4", "udp4"), "tcp": ("tcp4-server", "tcp4-client")}
+
+# Both sides must agree on these.
+_COMMON = """\
+tls-version-min 1.2
+data-ciphers AES-256-GCM:CHACHA20-POLY1305
+auth SHA256
+tun-mtu 1400
+mssfix 1300
+persist-key
+"""
+# The server may tell a machine its address and how to keep the line, and nothing else: no route, no DNS, no program.
+_PULLED = ("topology ", "ifconfig ", "ping", "peer-id ", "cipher ", "protocol-flags ", "tun-mtu ", "key-derivation ")
+
+
+class ProfileError(ValueError):
+    """A field of a configuration is not what it may be; the text names the field, what was found and expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProfile:
+    """What a machine needs to know to join."""
+
+    remote: str
+    port: int
+    protocol: str
+    authority: str
+    certificate: str
+    tls_crypt_key: str = field(repr=False)
+    # None: the machine made its key itself and has it.
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What the server needs to know; the files are in `folder`, by the names below."""
+
+    folder: Path
+    network: ipaddress.IPv4Network
+    device: str
+    port: int
+    protocol: str
+    max_clients: int = 4096
+
+
+# The files in the server's folder; all are its owner's alone.
+SERVER_FILE = "server.conf"
+AUTHORITY_FILE = "ca.crt"
+CERTIFICATE_FILE = "server.crt"
+KEY_FILE = "server.key"
+TLS_CRYPT_FILE = "tls-crypt-v2.key"
+CRL_FILE = "crl.pem"
+CLIENTS_FOLDER = "ccd"
+MANAGEMENT_SOCKET = "management.sock"
+
+
+def client_profile(profile: ClientProfile) -> str:
+    """The text of a machine's .ovpn file; raises ProfileError.
+
+    Without a key in the profile OpenVPN must be told of it otherwise (`--key FILE`).
+    """
+    _check_host("remote", profile.remote)
+    _check_port("port", profile.port)
+    _, protocol = _check_protocol("protocol", profile.protocol)
+    blocks = {
+        "ca": _checked_block("authority", profile.authority, "CERTIFICATE"),
+        "cert": _checked_block("certificate", profile.certificate, "CERTIFICATE"),
+    }
+    if profile.key is not None:
+        blocks["key"] = _checked_block("key", profile.key, "PRIVATE KEY")
+    blocks["tls-crypt-v2"] = _checked_block("tls_crypt_key", profile.tls_crypt_key, "OpenVPN tls-crypt-v2 client key")
+    filters = "".join(f'pull-filter accept "{beginning}"\n' for beginning in _PULLED)
+    inline = "".join(f"<{name}>\n{text}</{name}>\n" for name, text in blocks.items())
+    exit_notice = "explicit-exit-notify 1\n" if profile.protocol == "udp" else ""
+    return (
+        "client\ndev tun\ndev-type tun\n"
+        f"proto {protocol}\nremote {profile.remote} {profile.port}\nnobind\n"
+        "resolv-retry infinite\nconnect-retry 2 30\nconnect-timeout 15\n"
+        f"remote-cert-tls server\nverify-x509-name {pki.SERVER_NAME} name\n"
+        f'{_COMMON}{filters}pull-filter ignore ""\n{exit_notice}{inline}'
+    )
+
+
+def server_config(config: ServerConfig) -> str:
+    """The text of server.conf; raises ProfileError.
+
+    Addresses come from the authorisation agent on the management socket, and from the machine's file in `ccd`; a
+    machine without either is refused. There is no client-to-client: what passes is for the firewall alone.
+    """
+    _check_network("network", config.network)
+    if not re.fullmatch(networks.DEVICE, config.device):
+        raise _refusal("device", config.device, "an interface's name of 15 letters, digits, - or _ at most")
+    _check_port("port", config.port)
+    protocol, _ = _check_protocol("protocol", config.protocol)
+    if not 1 <= config.max_clients <= 100_000:
+        raise _refusal("max_clients", config.max_clients, "a number from 1 to 100000")
+    folder = _checked_folder("folder", config.folder)
+    per_protocol = (
+        # So many first packets in 10 s before OpenVPN takes them for a flood: a whole region's power coming back.
+        "explicit-exit-notify 1\nconnect-freq-initial 1000 10\n" if config.protocol == "udp" else "tcp-nodelay\n"
+    )
+    return (
+        "mode server\ntls-server\n"
+        f"proto {protocol}\nport {config.port}\ndev {config.device}\ndev-type tun\n"
+        'topology subnet\npush "topology subnet"\n'
+        f"ifconfig {networks.server_address(config.network)} {config.network.netmask}\n"
+        f'client-config-dir "{folder}/{CLIENTS_FOLDER}"\nccd-exclusive\nmax-clients {config.max_clients}\n'
+        f'ca "{folder}/{AUTHORITY_FILE}"\ncert "{folder}/{CERTIFICATE_FILE}"\nkey "{folder}/{KEY_FILE}"\ndh none\n'
+        f'tls-crypt-v2 "{folder}/{TLS_CRYPT_FILE}"\ncrl-verify "{folder}/{CRL_FILE}"\n'
+        "remote-cert-tls client\nverify-client-cert require\n"
+        f'management "{folder}/{MANAGEMENT_SOCKET}" unix\nmanagement-client-auth\nauth-user-pass-optional\n'
+        # Each side is heard every 5 s; after 60 s (120 s at the server, which waits twice as long) the line is gone.
+        f"keepalive 5 60\nreneg-sec 3600\npersist-tun\nscript-security 0\nverb 3\n{_COMMON}{per_protocol}"
+    )
+
+
+def client_line(address: str, network: ipaddress.IPv4Network) -> str:
+    """The one line of a machine's file at the server: its fixed address. Raises ProfileError."""
+    _check_network("network", network)
+    try:
+        parsed = ipaddress.IPv4Address(address)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed not in network or not networks.is_machines(int(parsed), network):
+        raise _refusal("address", address, f"a machine's address in {network}")
+    return f"ifconfig-push {parsed} {network.netmask}\n"
+
+
+def _check_host(name: str, value: str) -> None:
+    if not isinstance(value, str) or not re.fullmatch(networks.HOST, value):
+        raise _refusal(name, value, "a host name or an IPv4 address")
+
+
+def _check_port(name: str, value: int) -> None:
+    if type(value) is not int or not 1 <= value <= 65535:
+        raise _refusal(name, value, "a number from 1 to 65535")
+
+
+def _check_protocol(name: str, value: str) -> tuple[str, str]:
+    found = _PROTOCOLS.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise _refusal(name, value, "udp or tcp")
+    return found
+
+
+def _check_network(name: str, value: ipaddress.IPv4Network) -> None:
+    if not isinstance(value, ipaddress.IPv4Network):
+        raise _refusal(name, value, "an IPv4 network")
+
+
+def _checked_folder(name: str, value: Path) -> str:
+    text = str(value)
+    if not _PATH.fullmatch(text) or "\n" in text or ".." in value.parts:
+        raise _refusal(name, text, "an absolute path of letters, digits, blanks and .,@+=~_- without ..")
+    if len(f"{text}/{MANAGEMENT_SOCKET}".encode()) >= _SOCKET_PATH_LIMIT:
+        raise _refusal(name, text, f"a shorter path: with /{MANAGEMENT_SOCKET} {_SOCKET_PATH_LIMIT - 1} bytes at most")
+    return text.rstrip("/")
+
+
+def _checked_block(name: str, value: str, label: str) -> str:
+    found = _ARMOUR.fullmatch(value) if isinstance(value, str) and len(value) < 10_000 else None
+    if found is None or found[1] != label:
+        # What was found is not shown: it may be a key.
+        raise ProfileError(f"{name}: found something else than expected: one PEM block “{label}”.")
+    try:
+        base64.b64decode(found[2].replace("\n", ""), validate=True)
+    except binascii.Error:
+        raise ProfileError(f"{name}: found a PEM block “{label}” whose content is no base64.") from None
+    return value
+
+
+def _refusal(name: str, value: object, expected: str) -> ProfileError:
+    text = repr(value)
+    shown = text if len(text) <= 80 else f"{text[:77]}…"
+    return ProfileError(f"{name}: found {shown}, expected {expected}.")
