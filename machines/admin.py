@@ -12,7 +12,8 @@ from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from machines import services
+from machines import identities, services
+from machines.errors import NotAllowed
 from machines.models import Fleet, Machine, MachineModel, MachineToken, Operator, SecurityEvent, Site, User
 from machines.selectors import fleets_of
 
@@ -111,14 +112,16 @@ class MachineModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Machine)
 class MachineAdmin(FleetScopedAdmin):
-    list_display = ["serial", "name", "site", "fleet", "model", "vpn_address", "is_active", "last_seen_at"]
-    list_filter = ["is_active", "fleet", "model", "site__country"]
+    list_display = ["serial", "name", "site", "fleet", "model", "vpn_address", "is_active", "frozen_at", "last_seen_at"]
+    list_filter = ["is_active", ("frozen_at", admin.EmptyFieldListFilter), "fleet", "model", "site__country"]
     list_select_related = ["site", "fleet", "model"]
     search_fields = ["serial", "name", "vpn_address", "site__name", "site__city"]
     autocomplete_fields = ["fleet", "site", "model"]
     date_hierarchy = "created_at"
-    readonly_fields = ["last_seen_at", "software", "faults", "rtt_ms", "created_at"]
-    actions = ["issue_tokens"]
+    readonly_fields = [
+        *("frozen_at", "frozen_reason", "last_seen_at", "software", "faults", "rtt_ms", "created_at"),
+    ]
+    actions = ["issue_tokens", "freeze", "unfreeze"]
 
     def save_model(self, request: HttpRequest, obj: Machine, form: ModelForm[Machine], change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -141,6 +144,23 @@ class MachineAdmin(FleetScopedAdmin):
             self.log_change(request, machine, "Issued a token.")
         context = {**self.admin_site.each_context(request), "title": "Tokens, shown once", "issued": issued}
         return TemplateResponse(request, "admin/machines/machine/tokens_issued.html", context)
+
+    @admin.action(description="Freeze (admitted nowhere)", permissions=["change"])
+    def freeze(self, request: HttpRequest, machines: QuerySet[Machine]) -> None:
+        for machine in machines:
+            identities.freeze(machine, "by hand", user=_person(request))
+            self.log_change(request, machine, "Frozen.")
+        messages.success(request, "These machines are admitted neither to the VPN nor to the API.")
+
+    @admin.action(description="Unfreeze", permissions=["change"])
+    def unfreeze(self, request: HttpRequest, machines: QuerySet[Machine]) -> None:
+        for machine in machines:
+            try:
+                identities.unfreeze(machine, _person(request))
+            except NotAllowed as error:
+                messages.error(request, f"{machine}: {error}")
+            else:
+                self.log_change(request, machine, "Unfrozen.")
 
 
 @admin.register(MachineToken)
@@ -287,3 +307,7 @@ def _record(
 ) -> None:
     address = request.META.get("REMOTE_ADDR", "")
     services.record_security_event(kind, machine=machine, user=_person(request), address=address, detail=detail)
+
+
+# At the end, since it builds on what is above.
+from machines import vpn_admin  # noqa: E402, F401

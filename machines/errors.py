@@ -17,3 +17,33 @@ class AddressRefused(FleetError):
     """The token is good, but the call came from another address than the machine's own."""
 
     code = "address_refused"
+
+
+class IdentityError(FleetError):
+    """An identity in the VPN cannot be made, given or used; the text says what was found and what was expected."""
+
+    code = "identity_error"
+
+
+class RequestRefused(IdentityError):
+    """The machine's certificate request (CSR) is not one that can be signed."""
+
+    code = "csr_refused"
+
+
+class AlreadyHandedOver(IdentityError):
+    """A profile is given out once; what was secret in it is no longer here."""
+
+    code = "already_handed_over"
+
+
+class NoAddressLeft(FleetError):
+    """Every address that the fleet's machines may have was given out."""
+
+    code = "no_address_left"
+
+
+class NotAllowed(FleetError):
+    """The person may not do that."""
+
+    code = "not_allowed"

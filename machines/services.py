@@ -53,6 +53,8 @@ def authenticate_machine(token: str, *, peer_address: str) -> Machine:
     machine = row.machine
     if not machine.is_active:
         raise TokenRefused(f"Machine {machine.serial} is switched off in the fleet. Ask its fleet manager.")
+    if machine.frozen_at:
+        raise TokenRefused(f"Machine {machine.serial} is frozen until a supervisor has looked at it.")
     if peer_address != machine.vpn_address:
         record_security_event(
             "address_refused", machine=machine, address=peer_address, detail={"expected": machine.vpn_address}

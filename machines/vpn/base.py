@@ -5,13 +5,14 @@ The choice is the setting VPN: an alias below or a dotted path to a class.
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
 from typing import Protocol
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-ALIASES = {"loopback": "machines.vpn.loopback.LoopbackVpn"}
+ALIASES = {"loopback": "machines.vpn.loopback.LoopbackVpn", "openvpn": "machines.vpn.openvpn.OpenVpn"}
 
 
 class AddressError(ValueError):
@@ -26,6 +27,10 @@ class VpnError(Exception):
         self.permanent = permanent
 
 
+class TunnelStillUp(VpnError):
+    """The tunnel was told to end and has not ended yet: ask again."""
+
+
 class VpnDriver(Protocol):
     """One way for machines to be reached."""
 
@@ -33,7 +38,13 @@ class VpnDriver(Protocol):
         """Raises AddressError unless a machine may have this address (T12: nothing else is ever dialled)."""
 
     def end_tunnel(self, address: str) -> None:
-        """Ends the tunnel of the machine at this address; ending it twice is fine. Raises VpnError."""
+        """Ends the tunnel of the machine at this address; ending it twice is fine.
+
+        Raises TunnelStillUp until it has ended, and VpnError when it cannot be ended.
+        """
+
+    def last_heard(self, address: str) -> datetime | None:
+        """When something last came through the machine's tunnel; None when that cannot be told."""
 
 
 @cache

@@ -1,0 +1,110 @@
+"""What will end soon in the VPN, in sentences: certificates, and the list of revocations."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from django.conf import settings
+from django.db.models import Q
+from django.utils import timezone
+
+from machines.models import VpnAuthority, VpnIdentity
+from machines.vpn.profile import CRL_FILE
+
+# The server's certificate is renewed this long before its end, so a warning of it means that this did not happen.
+SERVER_RENEWED_BEFORE = timedelta(days=120)
+# Machines' certificates end with the authority's at the latest, so this is early.
+_AUTHORITY_WARNED_BEFORE = timedelta(days=3 * 365)
+_WARNED_BEFORE_DAYS = (7, 30, 90)
+# The list is made for 30 days and written daily: with less than half of that left its writer is not at work.
+_CRL_WARNED_BEFORE = timedelta(days=15)
+_NAMED = 5
+
+
+def health(now: datetime | None = None) -> list[str]:
+    """One sentence for each thing that needs somebody, the most urgent first; empty when all is well."""
+    now = now or timezone.now()
+    authority = VpnAuthority.objects.defer("key", "tls_crypt_key", "server_key").filter(pk=1).first()
+    if authority is None:
+        return ["There is no VPN authority yet: no machine can join. Make it: manage.py make_vpn_authority"] * (
+            settings.VPN == "openvpn"
+        )
+    return [*_of_revocations(authority, now), *_of_authority(authority, now), *_of_machines(now)]
+
+
+def _of_revocations(authority: VpnAuthority, now: datetime) -> list[str]:
+    ends = [end for end in (authority.crl_next_update, _end_of_file(settings.VPN_DIR / CRL_FILE)) if end]
+    if not ends or min(ends) - now >= _CRL_WARNED_BEFORE:
+        return []
+    end = min(ends)
+    remedy = "Look at the authorisation agent (manage.py authorise), which writes it daily."
+    if end <= now:
+        return [f"The list of revocations ended on {_day(end)}: no machine is admitted any more. {remedy}"]
+    return [f"The list of revocations ends on {_day(end)}; from then on no machine is admitted. {remedy}"]
+
+
+def _end_of_file(path: Path) -> datetime | None:
+    """Until when the list that OpenVPN reads is good; None where there is none, as on another computer than its."""
+    try:
+        return x509.load_pem_x509_crl(path.read_bytes()).next_update_utc
+    except (OSError, ValueError):
+        return None
+
+
+def _of_authority(authority: VpnAuthority, now: datetime) -> list[str]:
+    found = []
+    server_end = _end_of(authority.server_certificate)
+    # A month's grace: the renewal comes with the next start of the authorisation agent.
+    if server_end - now < SERVER_RENEWED_BEFORE - timedelta(days=30):
+        found.append(
+            f"The VPN server's certificate {_ends(server_end, now)}. Renew it (manage.py make_vpn_authority), "
+            "then start the authorisation agent and OpenVPN again."
+        )
+    authority_end = _end_of(authority.certificate)
+    if authority_end - now < _AUTHORITY_WARNED_BEFORE:
+        found.append(
+            f"The VPN authority {_ends(authority_end, now)}: by then every machine needs an identity of a new one."
+        )
+    return found
+
+
+def _of_machines(now: datetime) -> list[str]:
+    """Machines whose last identity ends soon, in groups; one with a newer identity that is proven counts by that."""
+    live = Q(revoked_at=None, machine__is_active=True) & (Q(proven_at__isnull=False) | Q(handed_over_at__isnull=False))
+    rows = VpnIdentity.objects.filter(live).order_by().values_list("machine_id", "machine__serial", "expires_at")
+    last: dict[int, tuple[datetime, str]] = {}
+    for machine_id, serial, expires_at in rows:
+        last[machine_id] = max(last.get(machine_id, (expires_at, serial)), (expires_at, serial))
+    sentences, seen = [], set()
+    if ended := sorted(serial for end, serial in last.values() if end <= now):
+        seen.update(ended)
+        sentences.append(f"{_machines(ended)} shut out: the VPN certificate has expired. Enrol anew.")
+    for days in _WARNED_BEFORE_DAYS:
+        soon = sorted({serial for end, serial in last.values() if end - now < timedelta(days=days)} - seen)
+        seen.update(soon)
+        if soon:
+            sentences.append(f"The VPN certificate of {_named(soon)} ends within {days} days. Renew it.")
+    return sentences
+
+
+def _machines(serials: list[str]) -> str:
+    return f"{_named(serials)} {'is' if len(serials) == 1 else 'are'}"
+
+
+def _named(serials: list[str]) -> str:
+    more = len(serials) - _NAMED
+    return ", ".join(serials[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _end_of(certificate: str) -> datetime:
+    return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+
+
+def _ends(end: datetime, now: datetime) -> str:
+    return f"ended on {_day(end)}" if end <= now else f"ends on {_day(end)}"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d}"
