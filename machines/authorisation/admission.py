@@ -1,0 +1,475 @@
+"""Who is in the VPN and who may be: events and wishes in, decisions out. No I/O, and no clock of its own.
+
+`take` keeps what happened; `review` compares all that is known with all that is wished, and says what to do. It may be
+called at any time, as often as one likes: a decision that was made is not made again.
+
+The same certificate in two places (T14): a newcomer from another address waits while the first was heard within
+HEARD_S. If the first is heard again, the newcomer is turned away and there is an alarm; if it stays silent, its line
+was lost, and the newcomer is the machine on its new line. A machine that is in sends a ping every 10 s.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+from machines.authorisation.allow_list import FINGERPRINT, AllowList
+from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
+from machines.vpn.pki import MACHINE_NAME
+
+# `keepalive 10 60` has a client send something every 10 s.
+HEARD_S = 15.0
+# A stranger waits until the allow list was read anew, or so long: its identity may have been issued just now.
+FRESH_LIST_S = 2.0
+# Who is told to end may say good-bye for this long; who is no longer admitted for less.
+GOODBYE_S = 8.0
+REVOKED_GOODBYE_S = 1.5
+# So many changes of place at one address in so long are two machines behind one router, not one that starts again.
+_FLAPPING = 4
+_FLAPPING_WITHIN_S = 600.0
+_CLOCK_TOLERANCE = timedelta(seconds=1)
+
+NOT_ADMITTED = "This machine is not admitted. Ask its fleet manager."
+ELSEWHERE = "This machine is connected from another place already. Ask its fleet manager."
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now: `clock` (monotonic seconds) for waiting, `wall` for comparing with what others wrote."""
+
+    clock: float
+    wall: datetime
+
+
+# --- what to tell OpenVPN ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    client_id: int
+    key_id: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    client_id: int
+    key_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    client_id: int
+    key_id: int
+    log: str
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    client_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    client_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    remote_address: str
+    remote_port: int
+
+
+# --- what to write down -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A tunnel is there; `key` names it in all that follows."""
+
+    key: uuid.UUID
+    common_name: str
+    fingerprint: str
+    client_id: int
+    remote_address: str
+    remote_port: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    key: uuid.UUID
+    detail: str
+    at: datetime
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelEnded:
+    """A wish that a tunnel ends is fulfilled."""
+
+    wish: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something for the security record; `kind` as there."""
+
+    kind: str
+    common_name: str
+    address: str
+    detail: Mapping[str, str]
+
+
+Outcome = Admit | Confirm | Deny | Halt | Restart | Forget | Joined | Left | TunnelEnded | Alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The wish that the tunnels end which a machine had at that time."""
+
+    wish: int
+    common_name: str
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A tunnel that an earlier run of the agent wrote down."""
+
+    key: uuid.UUID
+    common_name: str
+    fingerprint: str
+    client_id: int
+    remote_address: str
+    remote_port: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came and went through a tunnel so far, and when something last came."""
+
+    at: datetime
+    bytes_received: int
+    bytes_sent: int
+
+
+class _State(Enum):
+    WAITING = auto()  # it asked and has no answer
+    ADMITTED = auto()  # it was let in and has no tunnel yet
+    INSIDE = auto()
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    client_id: int
+    key_id: int
+    common_name: str
+    fingerprint: str
+    remote_address: str
+    remote_port: int
+    arrived: Moment
+    state: _State
+    heard: Moment
+    key: uuid.UUID | None = None
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    ending: str = ""  # why it was told to end
+    forget_at: float | None = None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.remote_address, self.remote_port
+
+
+@dataclass(slots=True)
+class Admission:
+    """All that is known of OpenVPN's clients. Begins with an allow list; before that nobody should be asked."""
+
+    allow_list: AllowList
+    _read_at: float = float("-inf")
+    _clients: dict[int, _Client] = field(default_factory=dict)
+    _endings: tuple[Ending, ...] = ()
+    _fulfilled: set[int] = field(default_factory=set)
+    _moves: dict[str, deque[float]] = field(default_factory=dict)
+
+    def wish(self, allow_list: AllowList, endings: Iterable[Ending], *, read_at: float) -> None:
+        """What the database wishes from now on; `read_at` is the clock before it was read."""
+        self.allow_list = allow_list
+        self._read_at = read_at
+        self._endings = tuple(endings)
+        self._fulfilled &= {ending.wish for ending in self._endings}
+
+    def heard(self) -> dict[uuid.UUID, Heard]:
+        """The traffic of all tunnels that are written down."""
+        return {
+            client.key: Heard(client.heard.wall, client.bytes_received, client.bytes_sent)
+            for client in self._clients.values()
+            if client.key is not None
+        }
+
+    def count(self) -> int:
+        """How many tunnels there are."""
+        return sum(client.state is _State.INSIDE for client in self._clients.values())
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def take(self, event: Event, now: Moment) -> list[Outcome]:
+        """Keeps what happened; what follows from it at once is told, the rest by `review`."""
+        match event:
+            case Connecting(is_new=True):
+                return self._take_newcomer(event, now)
+            case Connecting():
+                return self._take_new_keys(event, now)
+            case Established(client_id=client_id):
+                return self._take_established(client_id, now)
+            case Disconnected():
+                return self._take_disconnected(event, now)
+            case Traffic():
+                client = self._clients.get(event.client_id)
+                if client is not None:
+                    if event.bytes_received > client.bytes_received:
+                        client.heard = now
+                    client.bytes_received, client.bytes_sent = event.bytes_received, event.bytes_sent
+        return []
+
+    def _take_newcomer(self, event: Connecting, now: Moment) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        before = self._clients.pop(event.client_id, None)
+        if before is not None:
+            outcomes += _left(before, "OpenVPN gave its number to another.", now)
+        try:
+            client = _read_client(event, now)
+        except ValueError as error:
+            # Our own authority signs no such names: somebody has its key, or the configuration is wrong.
+            return [
+                *outcomes,
+                Deny(event.client_id, event.key_id, "not a machine", NOT_ADMITTED),
+                Alarm("vpn_refused", "", _printable(event.environment.get("untrusted_ip", "")), {"reason": str(error)}),
+            ]
+        self._clients[client.client_id] = client
+        return outcomes
+
+    def _take_new_keys(self, event: Connecting, now: Moment) -> list[Outcome]:
+        client = self._clients.get(event.client_id)
+        try:
+            asking = _read_client(event, now)
+            same = client is None or (client.common_name, client.fingerprint) == (
+                asking.common_name,
+                asking.fingerprint,
+            )
+            if same and self.allow_list.address_of(asking.common_name, asking.fingerprint) is not None:
+                return [Confirm(event.client_id, event.key_id)]
+        except ValueError:
+            pass
+        # `review` cuts it off, too; without a certificate to its name it can only go.
+        if client is not None and not client.ending:
+            return [Deny(event.client_id, event.key_id, "no longer admitted", NOT_ADMITTED), *self._cut(client, now)]
+        return [Deny(event.client_id, event.key_id, "no longer admitted", NOT_ADMITTED)]
+
+    def _take_established(self, client_id: int, now: Moment) -> list[Outcome]:
+        client = self._clients.get(client_id)
+        if client is None or client.state is not _State.ADMITTED:
+            return []  # let in by an earlier run of the agent: the status tells of it
+        client.state = _State.INSIDE
+        client.key = uuid.uuid4()
+        client.heard = now
+        return [
+            Joined(
+                client.key, client.common_name, client.fingerprint, client_id, client.remote_address,
+                client.remote_port, now.wall,
+            )
+        ]  # fmt: skip
+
+    def _take_disconnected(self, event: Disconnected, now: Moment) -> list[Outcome]:
+        client = self._clients.pop(event.client_id, None)
+        if client is None:
+            return []
+        client.bytes_received = max(client.bytes_received, _count(event.environment.get("bytes_received", "")))
+        client.bytes_sent = max(client.bytes_sent, _count(event.environment.get("bytes_sent", "")))
+        return _left(client, client.ending or "The machine ended it or its line was lost.", now)
+
+    # --- what is to be done ------------------------------------------------------------------------------------------
+
+    def review(self, now: Moment) -> list[Outcome]:
+        """All that is due now."""
+        outcomes: list[Outcome] = []
+        for client in list(self._clients.values()):
+            if client.state is _State.WAITING:
+                outcomes += self._decide(client, now)
+            elif client.ending:
+                if client.forget_at is not None and now.clock >= client.forget_at:
+                    client.forget_at = None
+                    outcomes.append(Forget(*client.place))
+            elif self.allow_list.address_of(client.common_name, client.fingerprint) is None:
+                outcomes += self._cut(client, now)
+        for ending in self._endings:
+            if ending.wish not in self._fulfilled:
+                outcomes += self._end(ending, now)
+        return outcomes
+
+    def _decide(self, client: _Client, now: Moment) -> list[Outcome]:
+        address = self.allow_list.address_of(client.common_name, client.fingerprint)
+        if address is None:
+            is_fresh = self._read_at > client.arrived.clock or now.clock - client.arrived.clock >= FRESH_LIST_S
+            return self._refuse(client, "vpn_refused", NOT_ADMITTED) if is_fresh else []
+        rivals = [
+            other
+            for other in self._clients.values()
+            if other.common_name == client.common_name and other.state is not _State.WAITING and not other.ending
+        ]
+        elsewhere = [rival for rival in rivals if rival.remote_address != client.remote_address]
+        if any(rival.heard.clock > client.arrived.clock for rival in elsewhere):
+            return self._refuse(client, "vpn_duplicate", ELSEWHERE, first=elsewhere[0])
+        if any(now.clock - rival.heard.clock < HEARD_S for rival in elsewhere):
+            return []
+        outcomes: list[Outcome] = []
+        beside = [rival for rival in rivals if rival not in elsewhere and now.clock - rival.heard.clock < HEARD_S]
+        if beside and self._is_flapping(client.common_name, now):
+            outcomes.append(_alarm("vpn_duplicate", client, first=beside[0]))
+        # OpenVPN itself drops the earlier one when this one has its tunnel.
+        client.state = _State.ADMITTED
+        client.heard = now
+        outcomes.append(Admit(client.client_id, client.key_id, address))
+        return outcomes
+
+    def _refuse(self, client: _Client, kind: str, shown: str, *, first: _Client | None = None) -> list[Outcome]:
+        del self._clients[client.client_id]
+        log = "connected from another place" if first else "not on the allow list"
+        return [Deny(client.client_id, client.key_id, log, shown), _alarm(kind, client, first=first)]
+
+    def _is_flapping(self, common_name: str, now: Moment) -> bool:
+        moves = self._moves.setdefault(common_name, deque(maxlen=_FLAPPING))
+        moves.append(now.clock)
+        return len(moves) == _FLAPPING and now.clock - moves[0] < _FLAPPING_WITHIN_S
+
+    def _cut(self, client: _Client, now: Moment) -> list[Outcome]:
+        client.ending = "It is no longer admitted."
+        # HALT is a request, and OpenVPN goes on serving for 5 s who does not follow it.
+        client.forget_at = now.clock + REVOKED_GOODBYE_S
+        return [Halt(client.client_id)]
+
+    def _end(self, ending: Ending, now: Moment) -> list[Outcome]:
+        meant = [
+            client
+            for client in self._clients.values()
+            if client.common_name == ending.common_name
+            and client.arrived.wall <= ending.requested_at + _CLOCK_TOLERANCE
+        ]
+        if not meant:
+            self._fulfilled.add(ending.wish)
+            return [TunnelEnded(ending.wish)]
+        outcomes: list[Outcome] = []
+        for client in meant:
+            if client.state is not _State.WAITING and not client.ending:
+                client.ending = "The rescue is over."
+                client.forget_at = now.clock + GOODBYE_S
+                outcomes.append(Halt(client.client_id))
+        return outcomes
+
+    # --- when OpenVPN or the agent was away --------------------------------------------------------------------------
+
+    def lose(self) -> None:
+        """OpenVPN is away: who had no tunnel yet will ask again; who had one is looked for by `reconcile`."""
+        self._clients = {number: one for number, one in self._clients.items() if one.state is _State.INSIDE}
+
+    def reconcile(self, rows: Iterable[StatusRow], known: Iterable[Known], now: Moment) -> list[Outcome]:
+        """Compares those whom OpenVPN has inside with those we know to have let in; the others come in anew.
+
+        `known` is what an earlier run wrote down; those who are gone leave, those whom nobody let in are sent round.
+        """
+        outcomes: list[Outcome] = []
+        remembered = {(one.client_id, one.common_name, *one.place): one for one in self._inside()}
+        written = {(one.client_id, one.common_name, one.remote_address, one.remote_port): one for one in known}
+        keys = {one.key for one in remembered.values()}
+        still: dict[int, _Client] = {}
+        for row in rows:
+            name = (row.client_id, row.common_name, row.remote_address, row.remote_port)
+            client = remembered.pop(name, None)
+            if client is None and name in written and abs(written[name].since.timestamp() - row.since) < 60:
+                client = _from_known(written.pop(name), now)
+            if client is not None and not self._has_its_address(client, row):
+                outcomes += _left(client, "It had another address than its own.", now)
+                client = None
+            if client is None:
+                client = _stranger(row, now)
+                outcomes.append(Restart(row.client_id))
+            client.bytes_received, client.bytes_sent = row.bytes_received, row.bytes_sent
+            still[row.client_id] = client
+        gone = "It was gone when OpenVPN or the agent came back."
+        for client in remembered.values():
+            outcomes += _left(client, gone, now)
+        outcomes += [Left(one.key, gone, now.wall) for one in written.values() if one.key not in keys]
+        # Whoever asked since the connection was made is still waiting.
+        asking = {number: one for number, one in self._clients.items() if one.state is not _State.INSIDE}
+        self._clients = still | asking
+        return outcomes
+
+    def _has_its_address(self, client: _Client, row: StatusRow) -> bool:
+        address = self.allow_list.address_of(client.common_name, client.fingerprint)
+        return address in (None, row.virtual_address)  # None: `review` cuts it off
+
+    def _inside(self) -> list[_Client]:
+        return [client for client in self._clients.values() if client.state is _State.INSIDE]
+
+
+def _read_client(event: Connecting, now: Moment) -> _Client:
+    """Raises ValueError for what no machine of ours can be."""
+    values = event.environment
+    name = values.get("common_name", "")
+    if not MACHINE_NAME.fullmatch(name):
+        raise ValueError(f"found common name {_printable(name)!r}, expected m- and a number")
+    fingerprint = values.get("tls_digest_sha256_0", "").replace(":", "").lower()
+    if not FINGERPRINT.fullmatch(fingerprint):
+        raise ValueError(f"found fingerprint {_printable(fingerprint)!r}, expected SHA-256")
+    address = values.get("untrusted_ip") or values.get("trusted_ip", "")
+    port = _count(values.get("untrusted_port") or values.get("trusted_port", ""))
+    return _Client(
+        event.client_id, event.key_id, name, fingerprint, str(ipaddress.IPv4Address(address)), port, now,
+        _State.WAITING, now,
+    )  # fmt: skip
+
+
+def _from_known(known: Known, now: Moment) -> _Client:
+    return _Client(
+        known.client_id, 0, known.common_name, known.fingerprint, known.remote_address, known.remote_port,
+        Moment(now.clock, known.since), _State.INSIDE, now, key=known.key,
+    )  # fmt: skip
+
+
+def _stranger(row: StatusRow, now: Moment) -> _Client:
+    """Somebody inside of whom it is not known by which certificate: told to come again, and dropped if it does not."""
+    return _Client(
+        row.client_id, 0, row.common_name, "", row.remote_address, row.remote_port, now, _State.INSIDE, now,
+        ending="Sent round.", forget_at=now.clock + REVOKED_GOODBYE_S,
+    )  # fmt: skip
+
+
+def _left(client: _Client, detail: str, now: Moment) -> list[Outcome]:
+    if client.key is None:
+        return []
+    return [Left(client.key, detail, now.wall, client.bytes_received, client.bytes_sent)]
+
+
+def _alarm(kind: str, client: _Client, *, first: _Client | None) -> Alarm:
+    detail = {"fingerprint": client.fingerprint}
+    if first is not None:
+        detail["first"] = f"{first.remote_address}:{first.remote_port}"
+        detail["second"] = f"{client.remote_address}:{client.remote_port}"
+    return Alarm(kind, client.common_name, client.remote_address, detail)
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text[:80])

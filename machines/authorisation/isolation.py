@@ -1,0 +1,146 @@
+"""What may pass between machines, gateways and this computer, as one script for nftables. Pure: text out, no I/O.
+
+The table is replaced as a whole, in one transaction: there is no moment without rules, and running the script again
+changes nothing. It holds for the VPN's device alone, by name, so it can be there before the device is.
+
+- Machines reach the private API and ping. Not each other, not another service, nothing behind this computer.
+- A gateway reaches its session's machine and port. Every packet towards a machine is looked up (no short cut for
+  established connections), so a passage that is taken away cuts what runs through it at once.
+- A local gateway is a user (uid). It may answer those who connected to it on loopback; beyond that and its machine it
+  reaches nothing, as what runs in it may have been taken over (T5).
+
+A packet of a closed socket has no owner that the kernel still knows: such leftovers may go to machines that have a
+passage (they end connections that their owner was allowed to make), new connections without an owner may not.
+The first packet of a local gateway without a passage is dropped, not refused: the passage may come in the next moment,
+and TCP tries again after a second. What was established and has lost its passage is refused, so that guacd knows.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from machines.passages import Passage
+from machines.vpn import networks
+
+_DEVICE = re.compile(networks.DEVICE)
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationConfig:
+    """What does not change while OpenVPN runs. Raises ValueError."""
+
+    device: str
+    server_address: ipaddress.IPv4Address
+    api_port: int
+    gateway_uids: range = range(0)
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ValueError(f"Found device {self.device[:40]!r}, expected an interface's name.")
+        if not 1 <= self.api_port <= 65535:
+            raise ValueError(f"Found port {self.api_port}, expected 1 to 65535.")
+        if self.gateway_uids and (self.gateway_uids.step != 1 or self.gateway_uids[0] < 1):
+            raise ValueError(f"Found gateway users {self.gateway_uids}, expected a range without root.")
+
+    @property
+    def table(self) -> str:
+        """The table's name, one a device."""
+        return "portafilter_" + self.device.removeprefix("tun-").replace("-", "_")
+
+
+def script(config: IsolationConfig, passages: Iterable[Passage]) -> str:
+    """Replaces the table with one for exactly these passages."""
+    local, routed, reachable = set(), set(), set()
+    for passage in passages:
+        target = f"{ipaddress.IPv4Address(passage.machine_address)} . {passage.port:d}"
+        if passage.uid is not None:
+            local.add(f"{passage.uid:d} . {target}")
+            reachable.add(target)
+        else:
+            routed.add(f"{ipaddress.IPv4Address(passage.source)} . {target}")
+    api = f"ip {{}}addr {config.server_address} tcp {{}}port {config.api_port:d}"
+    device = f'"{config.device}"'
+    return f"""\
+table inet {config.table}
+delete table inet {config.table}
+table inet {config.table} {{
+    set local {{
+        typeof meta skuid . ip daddr . tcp dport{_elements(local)}
+    }}
+    set reachable {{
+        typeof ip daddr . tcp dport{_elements(reachable)}
+    }}
+    set routed {{
+        typeof ip saddr . ip daddr . tcp dport{_elements(routed)}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname {device} jump from_machines
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        oifname {device} ip saddr . ip daddr . tcp dport @routed accept
+        iifname {device} ip daddr . ip saddr . tcp sport @routed ct direction reply ct state established accept
+        oifname {device} drop
+        iifname {device} drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        oifname {device} jump to_machines{_gateway_jump(config, device)}
+    }}
+    chain from_machines {{
+        {api.format("d", "d")} accept
+        ip saddr . tcp sport @reachable ct direction reply ct state established accept
+        ip daddr {config.server_address} icmp type echo-request accept
+        drop
+    }}
+    chain to_machines {{
+        {api.format("s", "s")} ct direction reply ct state established accept
+        icmp type echo-reply accept
+        meta skuid . ip daddr . tcp dport @local accept{_first_packet(config)}
+        meta skuid 0-4294967294 meta l4proto tcp reject with tcp reset
+        ip daddr . tcp dport @reachable ct direction original ct state established accept
+        meta nfproto ipv4 reject with icmp type admin-prohibited
+        drop
+    }}{_gateway_chain(config)}
+}}
+"""
+
+
+def removal(config: IsolationConfig) -> str:
+    """Takes the table away, also when there is none."""
+    return f"table inet {config.table}\ndelete table inet {config.table}\n"
+
+
+def _elements(elements: set[str]) -> str:
+    return f"\n        elements = {{ {', '.join(sorted(elements))} }}" if elements else ""
+
+
+def _uids(config: IsolationConfig) -> str:
+    return f"{config.gateway_uids[0]:d}-{config.gateway_uids[-1]:d}"
+
+
+def _gateway_jump(config: IsolationConfig, device: str) -> str:
+    if not config.gateway_uids:
+        return ""
+    return f"\n        oifname != {device} meta skuid {_uids(config)} jump of_gateways"
+
+
+def _first_packet(config: IsolationConfig) -> str:
+    if not config.gateway_uids:
+        return ""
+    return f"\n        meta skuid {_uids(config)} tcp flags & (syn | ack) == syn drop"
+
+
+def _gateway_chain(config: IsolationConfig) -> str:
+    if not config.gateway_uids:
+        return ""
+    return """
+    chain of_gateways {
+        oifname "lo" ct direction reply ct state established accept
+        meta l4proto tcp reject with tcp reset
+        reject
+    }"""

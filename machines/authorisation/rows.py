@@ -1,0 +1,150 @@
+"""The agent's view of the database: what is wished is read, what happened is written.
+
+Nothing here is called by the thread that answers OpenVPN. Every write may be repeated after a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import Count, Max
+from django.utils import timezone
+
+from machines import identities, passages, services
+from machines.authorisation.admission import Alarm, Ending, Heard, Joined, Known, Left, TunnelEnded
+from machines.authorisation.allow_list import Allowed, AllowList
+from machines.models import Machine
+from machines.passages import Passage
+from machines.vpn_models import TunnelEnding, VpnConnection, VpnIdentity
+
+logger = logging.getLogger(__name__)
+
+Fact = Joined | Left | TunnelEnded | Alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the database wants to be so; `revocations` changes whenever an identity was revoked."""
+
+    allow_list: AllowList
+    endings: tuple[Ending, ...] = ()
+    passages: frozenset[Passage] = frozenset()
+    revocations: tuple[int, datetime | None] = (0, None)
+
+
+def read_wishes(now: datetime | None = None) -> Wishes:
+    """Everything the agent acts upon. Raises Django's database errors."""
+    machines = identities.allow_list(now).machines
+    endings = TunnelEnding.objects.filter(done_at=None).values_list("pk", "machine_id", "requested_at")
+    revoked = (
+        VpnIdentity.objects.exclude(revoked_at=None).order_by().aggregate(count=Count("pk"), last=Max("revoked_at"))
+    )
+    return Wishes(
+        AllowList({name: Allowed(one.address, one.fingerprints) for name, one in machines.items()}),
+        tuple(Ending(pk, f"m-{machine}", requested_at) for pk, machine, requested_at in endings),
+        passages.wanted(),
+        (revoked["count"], revoked["last"]),
+    )
+
+
+def read_known() -> list[Known]:
+    """The tunnels that are written down as being there."""
+    rows = VpnConnection.objects.filter(ended_at=None).select_related("identity")
+    return [
+        Known(
+            key=_key(row.pk),
+            common_name=f"m-{row.machine_id}",
+            fingerprint=row.identity.sha256,
+            client_id=row.client_id,
+            remote_address=row.remote_address,
+            remote_port=row.remote_port,
+            since=row.since,
+        )
+        for row in rows
+    ]
+
+
+@dataclass(slots=True)
+class Record:
+    """Writes what happened; remembers which row is which tunnel."""
+
+    _rows: dict[uuid.UUID, int] = field(default_factory=dict)
+    _told: dict[uuid.UUID, Heard] = field(default_factory=dict)
+
+    def write(self, fact: Fact) -> None:
+        """One fact. Raises Django's database errors, and nothing is written then."""
+        match fact:
+            case Joined():
+                self._write_joined(fact)
+            case Left():
+                self._write_left(fact)
+            case TunnelEnded():
+                wish = TunnelEnding.objects.filter(pk=fact.wish, done_at=None).first()
+                if wish is not None:
+                    identities.tunnel_ended(wish)
+            case Alarm():
+                self._write_alarm(fact)
+
+    def write_heard(self, heard: Mapping[uuid.UUID, Heard]) -> None:
+        """Traffic and signs of life, of those alone where anything changed."""
+        changed = {key: one for key, one in heard.items() if key in self._rows and self._told.get(key) != one}
+        rows = [
+            VpnConnection(
+                pk=self._rows[key], heard_at=one.at, bytes_received=one.bytes_received, bytes_sent=one.bytes_sent
+            )
+            for key, one in changed.items()
+        ]
+        if rows:
+            VpnConnection.objects.bulk_update(rows, ["heard_at", "bytes_received", "bytes_sent"], batch_size=200)
+        self._told = {key: one for key, one in heard.items() if key in self._rows}
+
+    def adopt(self, known: list[Known]) -> None:
+        """Goes on with rows of an earlier run."""
+        self._rows |= {one.key: one.key.int for one in known}
+
+    def end_others(self, now: datetime | None = None) -> int:
+        """Ends the rows of tunnels that nobody knows of any more: the database was away when they ended."""
+        return (
+            VpnConnection.objects.filter(ended_at=None)
+            .exclude(pk__in=list(self._rows.values()))
+            .update(ended_at=now or timezone.now(), end_detail="It ended while the database was away.")
+        )
+
+    def _write_joined(self, fact: Joined) -> None:
+        identity = VpnIdentity.objects.select_related("machine").filter(sha256=fact.fingerprint).first()
+        if identity is None or identity.common_name != fact.common_name:
+            logger.error("%s joined by a certificate that is not in the database", fact.common_name)
+            return
+        with transaction.atomic():
+            VpnConnection.objects.filter(machine=identity.machine, ended_at=None).update(
+                ended_at=fact.at, end_detail="A newer connection took its place."
+            )
+            row = VpnConnection.objects.create(
+                identity=identity, machine=identity.machine, client_id=fact.client_id, since=fact.at,
+                remote_address=fact.remote_address, remote_port=fact.remote_port, heard_at=fact.at,
+            )  # fmt: skip
+            identities.prove(identity, now=fact.at)
+        self._rows[fact.key] = row.pk
+
+    def _write_left(self, fact: Left) -> None:
+        pk = self._rows.get(fact.key)
+        if pk is None:
+            return
+        rows = VpnConnection.objects.filter(pk=pk)
+        rows.filter(ended_at=None).update(ended_at=fact.at, end_detail=fact.detail[:200])
+        if fact.bytes_received or fact.bytes_sent:
+            rows.update(bytes_received=fact.bytes_received, bytes_sent=fact.bytes_sent)
+        del self._rows[fact.key]
+
+    def _write_alarm(self, fact: Alarm) -> None:
+        machine = Machine.objects.select_related("fleet").filter(pk=int(fact.common_name[2:] or 0)).first()
+        services.record_security_event(fact.kind, machine=machine, address=fact.address, detail=dict(fact.detail))
+
+
+def _key(pk: int) -> uuid.UUID:
+    return uuid.UUID(int=pk)

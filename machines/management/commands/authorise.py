@@ -1,0 +1,128 @@
+"""`manage.py authorise`: the authorisation agent beside OpenVPN."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import signal
+import threading
+import time
+from argparse import ArgumentParser
+from functools import partial
+from typing import IO
+
+from django.conf import settings
+from django.core.checks import Tags
+from django.core.management.base import BaseCommand, CommandError
+
+from machines.authorisation import isolation, nft
+from machines.authorisation.agent import Agent
+from machines.authorisation.allow_list import AllowListError
+from machines.authorisation.hands import Hands
+from machines.authorisation.isolation import IsolationConfig
+from machines.authorisation.nft import NftError
+from machines.authorisation.rows import read_wishes
+from machines.authorisation.server_files import ServerFiles
+from machines.passages import Passage
+from machines.vpn import files, networks
+from machines.vpn.profile import ProfileError
+
+# The agent before may still be writing down what it knows.
+_LOCK_WAIT_S = 10.0
+
+
+class Command(BaseCommand):
+    # It serves no page: what only pages need may be missing where it runs.
+    requires_system_checks = [Tags.models]
+    help = (
+        "Writes what OpenVPN reads into VPN_DIR, then decides on its management socket who may join, and keeps "
+        "machines and gateways apart by nftables, until it is told to stop. Needs root."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        only = parser.add_mutually_exclusive_group()
+        only.add_argument(
+            "--write-only", action="store_true", help="Write the files and end: OpenVPN needs them to start."
+        )
+        only.add_argument(
+            "--remove-isolation",
+            action="store_true",
+            help="Take the firewall's rules away and end: only when OpenVPN will not run here any more.",
+        )
+
+    def handle(self, *args: object, write_only: bool, remove_isolation: bool, **options: object) -> None:
+        if settings.VPN != "openvpn":
+            raise CommandError(f"VPN: found {settings.VPN!r}, expected 'openvpn'. There is nothing to authorise.")
+        try:
+            if remove_isolation:
+                nft.run(isolation.removal(_isolation_config()))
+            elif write_only:
+                server_files = _server_files()
+                server_files.write_server()
+                server_files.write_wishes(read_wishes())
+            else:
+                self._authorise()
+        except (AllowListError, NftError, ProfileError) as error:
+            raise CommandError(str(error)) from error
+
+    def _authorise(self) -> None:
+        stop = threading.Event()
+        server_files = _server_files()
+        files.ensure_folder(server_files.folder)
+        with open(server_files.folder / "authorise.lock", "w") as lock:
+            _lock(lock)
+            hands = Hands(server_files, partial(_isolate, _isolation_config()))
+            allow_list, known = hands.start()
+            agent = Agent(server_files.socket_path, server_files.network, hands, allow_list=allow_list, known=known)
+
+            def end(*_: object) -> None:
+                stop.set()
+                hands.ring()
+                agent.wake()
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, end)
+            # A daemon: a database that hangs must not keep the process from ending.
+            thread = threading.Thread(target=hands.run, args=(stop,), name="hands", daemon=True)
+            thread.start()
+            self.stdout.write(f"Authorising machines at {server_files.socket_path}; Ctrl-C ends it.")
+            self.stdout.flush()
+            agent.run(stop)
+            hands.ring()
+            thread.join(3)
+
+
+def _server_files() -> ServerFiles:
+    network = settings.VPN_NETWORK
+    assert isinstance(network, ipaddress.IPv4Network)  # the settings see to it
+    return ServerFiles(settings.VPN_DIR, network)
+
+
+def _isolation_config() -> IsolationConfig:
+    server = networks.server_address(settings.VPN_NETWORK)
+    return IsolationConfig(
+        device=settings.VPN_DEVICE,
+        server_address=ipaddress.IPv4Address(str(server)),
+        api_port=settings.MACHINE_API_BIND[1],
+        gateway_uids=settings.GATEWAY_UIDS,
+    )
+
+
+def _isolate(config: IsolationConfig, passages: frozenset[Passage]) -> None:
+    nft.run(isolation.script(config, passages))
+
+
+def _lock(file: IO[str]) -> None:
+    """Raises CommandError when another agent answers OpenVPN here: it listens to one alone."""
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise CommandError(f"Another authorisation agent is at work in {settings.VPN_DIR}.") from None
+            time.sleep(0.1)
