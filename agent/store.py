@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO
 
 from agent.credentials import Credentials
 from agent.files import erase, private_folder, read_json, write_json
+from agent.locks import try_lock, unlock
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class RescueStore:
     def lock(self) -> Iterator[bool]:
         """Yields True when this caller now drives the rescue, False when another does; a dead holder's lock is free."""
         with open(self._lock_path, "a+b") as file:
-            if not _try_lock(file):
+            if not try_lock(file):
                 yield False
                 return
             try:
                 yield True
             finally:
-                _unlock(file)
+                unlock(file)
 
     def read(self) -> Record | None:
         """The record, or None when there is no rescue (or a file that this version cannot read)."""
@@ -107,32 +107,3 @@ class RescueStore:
 
     def is_cancel_wanted(self) -> bool:
         return self._cancel_path.exists()
-
-
-try:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
-
-except ImportError:  # Windows
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]

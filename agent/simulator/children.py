@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from agent.processes import birth_of
+
 _STOP_S = 3.0
 
 
@@ -62,16 +64,6 @@ def stop(process: subprocess.Popen[bytes], *, term: signal.Signals = signal.SIGT
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
-
-
-def birth_of(pid: int) -> str:
-    """What tells a process from a later one with the same number: its start time in clock ticks; "" when it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-    after_name = stat.rpartition(")")[2].split()
-    return "" if after_name[0] in "ZX" else after_name[19]
 
 
 def kill_leftover(pid: int, birth: str) -> bool:

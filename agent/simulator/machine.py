@@ -14,6 +14,7 @@ from agent.api import ApiError, Client, Stopped
 from agent.config import ConfigError
 from agent.files import private_folder, read_json, write_json
 from agent.heartbeat import Heartbeat
+from agent.processes import birth_of
 from agent.rdp import RdpError
 from agent.rescue import Notice, Rescue
 from agent.simulator import children
@@ -236,4 +237,4 @@ class SimulatedMachine:
 
     def _remember_processes(self) -> None:
         pids = {"display": self._display.pid, "screen": self._screen.pid}
-        write_json(self._processes_file, {name: [pid, children.birth_of(pid)] for name, pid in pids.items()})
+        write_json(self._processes_file, {name: [pid, birth_of(pid)] for name, pid in pids.items()})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.credentials import Credentials
 from agent.files import erase, private_folder, read_json, write_json
+from agent.processes import birth_of
 from agent.rdp import RdpError
 from agent.simulator import children
 from agent.simulator.display import Display
@@ -52,9 +53,7 @@ class ShadowServer:
             self._write_sam(credentials)
             write_json(self._state, {"port": port}, durable=False)
             process = self._start(port)
-            write_json(
-                self._state, {"port": port, "pid": process.pid, "birth": children.birth_of(process.pid)}, durable=False
-            )
+            write_json(self._state, {"port": port, "pid": process.pid, "birth": birth_of(process.pid)}, durable=False)
             self._wait_until_listening(process, port)
         except (RdpError, OSError) as error:
             self.close(credentials.username)

@@ -17,9 +17,9 @@ import pytest
 
 from agent.config import ConfigError
 from agent.credentials import Credentials
+from agent.processes import birth_of
 from agent.rdp import RdpError
 from agent.simulator import Fleet, MachineConfig, SimulatedMachine
-from agent.simulator.children import birth_of
 from agent.simulator.fleet import ask_simulator
 from agent.simulator.rdp_server import is_listening
 from tests.agent.guacd import login
