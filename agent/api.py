@@ -70,16 +70,21 @@ class Answer:
 
 
 class Client:
-    """Calls the server from this machine's own address. Safe to use from several threads."""
+    """Calls the server from this machine's own address. Safe to use from several threads.
 
-    def __init__(self, config: AgentConfig) -> None:
+    `address` tells the machine's address in the VPN just now, "" while there is no way to the server: a call then
+    fails at once instead of leaving by another way.
+    """
+
+    def __init__(self, config: AgentConfig, *, address: Callable[[], str] | None = None) -> None:
         parts = urlsplit(config.api_url)
         self._host = parts.hostname or ""
         self._port = parts.port
         self._prefix = parts.path.rstrip("/")
         self._tls = ssl.create_default_context(cafile=config.ca_file) if parts.scheme == "https" else None
         self._token = config.token
-        self._source = (config.source_address, 0) if config.source_address else None
+        self._source = config.source_address
+        self._address = address
         self._timeout_s = config.timeout_s
         self._lock = threading.Lock()
         self._calls: set[http.client.HTTPConnection] = set()
@@ -123,6 +128,11 @@ class Client:
         """Ends all calls at once, also those to come, with ApiError: a shutdown does not wait for a poll."""
         with self._lock:
             self._is_hung_up = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Ends the calls under way with a retryable ApiError: the line they wait on is not what it was."""
+        with self._lock:
             for connection in self._calls:
                 if connection.sock is not None:
                     with contextlib.suppress(OSError):
@@ -163,13 +173,14 @@ class Client:
     @contextlib.contextmanager
     def _connection(self) -> Iterator[http.client.HTTPConnection]:
         connection: http.client.HTTPConnection
+        source = self._source_address()
         if self._tls is not None:
             connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout_s, source_address=self._source, context=self._tls
+                self._host, self._port, timeout=self._timeout_s, source_address=source, context=self._tls
             )
         else:
             connection = http.client.HTTPConnection(
-                self._host, self._port, timeout=self._timeout_s, source_address=self._source
+                self._host, self._port, timeout=self._timeout_s, source_address=source
             )
         try:
             yield connection
@@ -177,6 +188,15 @@ class Client:
             with self._lock:
                 self._calls.discard(connection)
             connection.close()
+
+    def _source_address(self) -> tuple[str, int] | None:
+        address = self._source
+        if self._address is not None:
+            now = self._address()
+            if not now:
+                raise ApiError("the tunnel to support is not up", retryable=True)
+            address = address or now
+        return (address, 0) if address else None
 
     def _document(self, text: bytes, status: int) -> dict[str, Any]:
         document = _json_object(text)

@@ -15,9 +15,11 @@ _T = TypeVar("_T")
 _KNOWN: Mapping[str, frozenset[str]] = {
     "api": frozenset({"url", "token", "token_file", "source_address", "ca_file", "timeout_s", "poll_wait_s"}),
     "rdp": frozenset({"port", "domain", "security", "open_command", "close_command", "command_timeout_s"}),
+    "vpn": frozenset({"profile", "openvpn_program", "when"}),
     "machine": frozenset({"state_dir", "software", "heartbeat_s"}),
 }
 _SECURITY = ("any", "nla", "tls", "rdp")
+_WHEN = ("press", "always")
 
 
 class ConfigError(Exception):
@@ -41,6 +43,9 @@ class AgentConfig:
     open_command: tuple[str, ...] = ()
     close_command: tuple[str, ...] = ()
     command_timeout_s: float = 30.0
+    vpn_profile: Path | None = None  # None: the server is reached without a tunnel of the agent's
+    vpn_program: str = "openvpn"
+    vpn_when: str = "press"
     software: str = ""
     heartbeat_s: float = 30.0
 
@@ -143,6 +148,7 @@ def _read(parser: configparser.ConfigParser, path: Path) -> AgentConfig:
     reader = _Reader(parser, path)
     folder = path.resolve().parent
     ca_file = reader.text("api", "ca_file")
+    profile = reader.text("vpn", "profile")
     config = AgentConfig(
         api_url=reader.required("api", "url", check_url),
         token=_token(reader, path, folder),
@@ -157,6 +163,9 @@ def _read(parser: configparser.ConfigParser, path: Path) -> AgentConfig:
         open_command=_command(reader, "open_command"),
         close_command=_command(reader, "close_command"),
         command_timeout_s=reader.value("rdp", "command_timeout_s", 30.0, _seconds(0.1, 600)),
+        vpn_profile=folder / profile if profile else None,
+        vpn_program=reader.text("vpn", "openvpn_program", "openvpn"),
+        vpn_when=reader.value("vpn", "when", "press", _choice(_WHEN)),
         software=reader.text("machine", "software"),
         heartbeat_s=reader.value("machine", "heartbeat_s", 30.0, _seconds(1, 3600)),
     )

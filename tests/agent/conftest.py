@@ -10,6 +10,7 @@ import pytest
 from agent import api as agent_api
 from agent.config import AgentConfig
 from tests.agent.scripted_api import ScriptedApi
+from tests.agent.tunnel_files import TunnelFiles
 
 
 @pytest.fixture
@@ -41,3 +42,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def _next_s(self: agent_api.Backoff) -> float:
     self.tries += 1
     return 0.01
+
+
+@pytest.fixture
+def far_end(tmp_path: Path) -> TunnelFiles:
+    """A profile, and a stand-in for the openvpn program."""
+    return TunnelFiles(tmp_path / "far")
