@@ -100,6 +100,14 @@ def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:
     return _told(changed)
 
 
+def forget_process(name: str) -> None:
+    """Frees what a process that is dead has leased, for its worker and for its keeper; `name` begins their names."""
+    worker = Gateway.objects.filter(lease_owner__startswith=f"{name}:")
+    keeper = Gateway.objects.filter(keeper__startswith=f"{name}:")
+    freed = worker.update(lease_owner="", lease_until=None) + keeper.update(keeper="", keeper_until=None)
+    _told(freed)
+
+
 def count_live(fleet_id: int) -> int:
     """How many gateways a fleet has or is about to have."""
     return Gateway.objects.filter(state__in=LIVE_GATEWAY_STATES, session__fleet_id=fleet_id).count()

@@ -7,9 +7,8 @@ it at once when something changed in this process; a look every second finds the
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -17,7 +16,7 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from machines.vpn import base as vpn_base
-from sessions import bell
+from sessions import bell, gateway_rows, signs_of_life
 from sessions.ending_passes import EndingPasses
 from sessions.gateway_passes import GatewayPasses
 from sessions.gateways import base as gateways_base
@@ -51,11 +50,15 @@ class Worker:
     def run_for_ever(self, stop: threading.Event) -> None:
         """Passes until `stop` is set; nothing that goes wrong ends it."""
         failures = 0
+        buried_at = -POLL_S
         try:
             while not stop.is_set():
                 seen = bell.count()
                 close_old_connections()
                 try:
+                    if time.monotonic() - buried_at >= POLL_S:
+                        signs_of_life.bury_dead(gateway_rows.forget_process)
+                        buried_at = time.monotonic()
                     self.run_pass()
                     failures = 0
                 except Exception:
@@ -69,11 +72,14 @@ class Worker:
             connections.close_all()
 
 
-def start_threads(count: int, *, stop: threading.Event) -> list[threading.Thread]:
-    """Starts `count` workers of this process; join them after setting `stop` (ringing the bell spares a second)."""
+def start_threads(count: int, *, process: str, stop: threading.Event) -> list[threading.Thread]:
+    """Starts `count` workers of this process; join them after setting `stop` (ringing the bell spares a second).
+
+    `process` is the name of the process's SignOfLife: its leases are free as soon as it is dead.
+    """
     threads = []
     for number in range(1, count + 1):
-        worker = Worker(f"{socket.gethostname()[:40]}:{os.getpid()}:{number}")
+        worker = Worker(f"{process}:{number}")
         thread = threading.Thread(target=worker.run_for_ever, args=(stop,), name=f"worker {number}", daemon=True)
         thread.start()
         threads.append(thread)

@@ -29,7 +29,7 @@ def newest_connection(installation: Installation, rescue: str) -> int:
 
 
 def is_back(installation: Installation, alice: Person, rescue: str, *, after: int) -> None:
-    """Alice has joined a desktop that is newer than that connection; a killed keeper's lease has to run out first."""
+    """Alice has joined a desktop that is newer than that connection."""
 
     def joined() -> bool:
         query = """SELECT 1 FROM support_guacamole_connection AS desktop JOIN support_attachment AS join_
@@ -80,6 +80,7 @@ def test_rescue_goes_on_when_the_server_starts_again(
     rescue = at_work(machine, alice)
     lost = newest_connection(installation, rescue)
     if way == "killed":
+        (leased,) = [row["keeper_until"] for row in installation.gateways_of(rescue) if row["state"] == "ready"]
         installation.kill()
     else:
         assert installation.stop() == 0
@@ -88,6 +89,10 @@ def test_rescue_goes_on_when_the_server_starts_again(
     curtain = alice.page.locator(".curtain").inner_text()
     installation.start()
     is_back(installation, alice, rescue, after=lost)
+    if way == "killed":
+        newest = "SELECT opened_at FROM support_guacamole_connection WHERE session_id = ? ORDER BY id DESC"
+        opened = installation.rows(newest, rescue.replace("-", ""))[0]["opened_at"]
+        assert opened < leased, "the dead server's lease had to run out first"
     can_work(machine, alice)
     assert len(curtain) > 20 and "undefined" not in curtain, curtain
     machine.wait_for(lambda m: m.rescue.state == "active")

@@ -219,7 +219,7 @@ def threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     assert isinstance(driver, FakeGateways)
     monkeypatch.setattr("sessions.worker.POLL_S", 30.0)
     stop = threading.Event()
-    running = start_threads(2, stop=stop)
+    running = start_threads(2, process="test", stop=stop)
     yield driver
     stop.set()
     bell.ring()

@@ -34,7 +34,7 @@ def installation(settings: Settings) -> Iterator[str]:
     settings.GATEWAY, settings.INSTALLATION = "local", f"test-{uuid.uuid4()}"
     get_driver.cache_clear()
     stop = threading.Event()
-    threads = start_threads(2, stop=stop)
+    threads = start_threads(2, process="test", stop=stop)
     yield settings.INSTALLATION
     stop.set()
     bell.ring()

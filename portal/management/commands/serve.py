@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -26,6 +25,7 @@ from portal.websockets import BoundedWebSocketProtocol
 from sessions import bell
 from sessions.api import waiting
 from sessions.gateways.base import GatewayError, get_driver
+from sessions.signs_of_life import SignOfLife
 from sessions.worker import start_threads
 
 PUBLIC = "portal.asgi:application"
@@ -81,15 +81,18 @@ class Command(BaseCommand):
             faces = [(PUBLIC, stack.enter_context(_listen("PUBLIC_BIND", settings.PUBLIC_BIND)))]
             if parts.machine_api:
                 faces.append((MACHINES, stack.enter_context(_listen("MACHINE_API_BIND", settings.MACHINE_API_BIND))))
+            process = stack.enter_context(SignOfLife()).name if parts.worker or parts.keeper else ""
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    runner.run(self._serve(faces, parts, ready_file))
+                    runner.run(self._serve(faces, parts, process, ready_file))
             finally:
                 # Only by a server that got its ports: one that did not must leave the gateways of the other alone.
                 if stop_gateways:
                     self._stop_gateways()
 
-    async def _serve(self, faces: list[tuple[str, socket.socket]], parts: Parts, ready_file: Path | None) -> None:
+    async def _serve(
+        self, faces: list[tuple[str, socket.socket]], parts: Parts, process: str, ready_file: Path | None
+    ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_DATABASE_THREADS, thread_name_prefix="database"))
         stop = asyncio.Event()
@@ -107,9 +110,9 @@ class Command(BaseCommand):
             ]
             await _all_started(servers, running)
             if parts.worker:
-                threads = start_threads(settings.WORKER_THREADS, stop=threads_stop)
+                threads = start_threads(settings.WORKER_THREADS, process=process, stop=threads_stop)
             if parts.keeper:
-                running.append(asyncio.create_task(_keep(stop), name="keeper"))
+                running.append(asyncio.create_task(_keep(process, stop), name="keeper"))
             self._say_ready(faces, ready_file)
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -209,10 +212,10 @@ async def _all_started(servers: list[Server], running: list[asyncio.Task[None]])
         await asyncio.sleep(0.01)
 
 
-async def _keep(stop: asyncio.Event) -> None:
+async def _keep(process: str, stop: asyncio.Event) -> None:
     from sessions.keepers import KeeperSupervisor
 
-    await KeeperSupervisor(f"{socket.gethostname()[:30]}:{os.getpid()}:{secrets.token_hex(4)}").run(stop)
+    await KeeperSupervisor(f"{process}:keeper").run(stop)
 
 
 def _told_to_stop(stop: asyncio.Event, servers: list[Server]) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
-import socket
 
 from django.core.checks import Tags
 from django.core.management.base import BaseCommand
 
 from notifications import live
 from sessions.keepers import KeeperSupervisor
+from sessions.signs_of_life import SignOfLife
 
 
 class Command(BaseCommand):
@@ -31,4 +29,5 @@ class Command(BaseCommand):
         live.use_loop(loop)
         self.stdout.write("Keeping desktops; Ctrl-C ends it.")
         self.stdout.flush()
-        await KeeperSupervisor(f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}").run(stop)
+        with SignOfLife() as process:
+            await KeeperSupervisor(f"{process.name}:keeper").run(stop)

@@ -11,6 +11,7 @@ from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
 
 from sessions import bell
+from sessions.signs_of_life import SignOfLife
 from sessions.worker import start_threads
 
 
@@ -28,11 +29,12 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        running = start_threads(threads, stop=stop)
-        self.stdout.write(f"Working with {threads} threads; Ctrl-C ends it.")
-        self.stdout.flush()
-        stop.wait()
-        bell.ring()
-        for thread in running:
-            # A driver's call takes 15 s at most, and is better finished than taken up by another worker later.
-            thread.join(20)
+        with SignOfLife() as process:
+            running = start_threads(threads, process=process.name, stop=stop)
+            self.stdout.write(f"Working with {threads} threads; Ctrl-C ends it.")
+            self.stdout.flush()
+            stop.wait()
+            bell.ring()
+            for thread in running:
+                # A driver's call takes 15 s at most, and is better finished than taken up by another worker later.
+                thread.join(20)
