@@ -136,6 +136,7 @@ def _card(session: SupportSession, viewer: User, operator: Operator | None) -> d
     present = getattr(session, "present", None)
     if present is None:
         present = session.attachments.filter(attached_at__isnull=False, detached_at=None).select_related("user")
+    held = [connection for connection in session.connections.all() if connection.closed_at is None]
     return {
         "id": str(session.pk),
         "version": session.version,
@@ -160,7 +161,11 @@ def _card(session: SupportSession, viewer: User, operator: Operator | None) -> d
             {"id": a.user_id, "name": a.user.display_name, "role": a.role, "since": _iso(a.attached_at)}
             for a in present
         ],
-        "desktop": any(connection.closed_at is None for connection in session.connections.all()),
+        "desktop": bool(held),
+        "clipboard": {
+            "copy": all(connection.parameters.get("disable-copy") != "true" for connection in held),
+            "paste": all(connection.parameters.get("disable-paste") != "true" for connection in held),
+        },
         "attempt": session.attempts,
         "notice": session.notice,
         "cause": session.cause,

@@ -26,6 +26,11 @@ class AttachedSerializer(NamedSerializer):
     since = serializers.DateTimeField()
 
 
+class ClipboardSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    copy = serializers.BooleanField(help_text="From the machine to the operator.")
+    paste = serializers.BooleanField(help_text="From the operator to the machine.")
+
+
 class CardSerializer(serializers.Serializer):  # type: ignore[type-arg]
     """A rescue, as the person who asks may see it."""
 
@@ -48,6 +53,7 @@ class CardSerializer(serializers.Serializer):  # type: ignore[type-arg]
     updated_at = serializers.DateTimeField()
     attached = AttachedSerializer(many=True)
     desktop = serializers.BooleanField(help_text="Whether the machine's desktop is held now.")
+    clipboard = ClipboardSerializer(help_text="What the connection profile lets through.")
     attempt = serializers.IntegerField()
     notice = serializers.CharField()
     cause = serializers.CharField()

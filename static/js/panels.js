@@ -56,8 +56,13 @@ export async function copyHere(text) {
   }
 }
 
-/** `received` is the last text that came from the machine. */
-export function openClipboard({ desktop, input, received }) {
+const NO_COPY = "What is copied on the machine stays there: its connection profile does not allow copying.";
+const NO_PASTE = "This machine's clipboard takes nothing from here: its connection profile does not allow pasting. You can have the text typed.";
+const NOTHING_YET = "Nothing has been copied on the machine yet. When something is, it shows here.";
+const NOT_YOURS = "Only whoever has the rescue can send text to the machine.";
+
+/** `received` is the last text that came from the machine, `allowed` what the connection profile lets through. */
+export function openClipboard({ desktop, input, received, allowed }) {
   return openDialog(
     "Clipboard",
     () => {
@@ -92,17 +97,21 @@ export function openClipboard({ desktop, input, received }) {
         { class: "field" },
         el("label", { for: "clipboard-send", text: "To the machine" }),
         send,
+        allowed.paste ? null : el("p", { class: "help", text: NO_PASTE }),
         el(
           "div",
           { class: "buttons" },
-          button("Put on its clipboard", {
-            kind: "strong",
-            action: "send-clipboard",
-            click: () => {
-              if (needed() && desktop.sendClipboard(send.value)) toast("It is on the machine's clipboard: paste it there with Ctrl+V.");
-            },
-          }),
+          allowed.paste
+            ? button("Put on its clipboard", {
+                kind: "strong",
+                action: "send-clipboard",
+                click: () => {
+                  if (needed() && desktop.sendClipboard(send.value)) toast("It is on the machine's clipboard: paste it there with Ctrl+V.");
+                },
+              })
+            : null,
           button("Type it", {
+            kind: allowed.paste ? "" : "strong",
             action: "type-text",
             click: () => {
               if (!needed()) return;
@@ -111,7 +120,7 @@ export function openClipboard({ desktop, input, received }) {
             },
           }),
           canRead
-            ? button("Fetch mine", {
+            ? button("Paste mine here", {
                 action: "fetch-clipboard",
                 click: async () => {
                   try {
@@ -129,8 +138,8 @@ export function openClipboard({ desktop, input, received }) {
         body: el(
           "div",
           { class: "dialog-body" },
-          desktop.controlling ? toMachine : null,
-          received ? fromMachine : el("p", { class: "soft", text: "Nothing has been copied on the machine yet. When something is, it shows here." }),
+          desktop.controlling ? toMachine : el("p", { class: "soft", text: NOT_YOURS }),
+          received ? fromMachine : el("p", { class: "soft", text: allowed.copy ? NOTHING_YET : NO_COPY }),
         ),
       };
     },

@@ -15,7 +15,7 @@ from django.utils import timezone
 from machines.models import User
 from sessions import services
 from sessions.api.public import TicketThrottle
-from sessions.models import Attachment, RdpCredential, SupportSession
+from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SupportSession
 from sessions.states import EndReason
 from tests.sessions.rescues import PASSWORD, person, press
 
@@ -62,6 +62,26 @@ def test_open_rescues_come_whole_with_the_longest_waiting_first(alice: Client) -
     assert answer["count"] == 2 and answer["next"] is None
     only = alice.get(f"/api/v1/sessions/?state=open&machine={later.machine_id}").json()
     assert [card["id"] for card in only["results"]] == [str(later.pk)]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "copy", "paste"),
+    [({}, True, True), ({"disable-paste": "true"}, True, False), ({"disable-copy": "true"}, False, True)],
+)
+def test_card_says_what_the_clipboard_of_the_held_desktop_lets_through(
+    alice: Client, parameters: dict[str, str], copy: bool, paste: bool
+) -> None:
+    session = press()
+    GuacamoleConnection.objects.create(
+        session=session,
+        gateway=Gateway.objects.create(session=session, attempt=1, driver="local"),
+        hostname="127.64.0.1",
+        port=3389,
+        parameters=parameters,
+        connection_id="$1",
+    )
+    card = alice.get(f"/api/v1/sessions/{session.pk}/").json()
+    assert card["clipboard"] == {"copy": copy, "paste": paste}
 
 
 def test_ending_rescues_are_listed_as_closed_and_not_as_open(alice: Client) -> None:

@@ -63,7 +63,7 @@ const desktop = new Desktop({
     toast("The machine copied text.", {
       action: "Copy it here",
       click: async () => {
-        if (!(await copyHere(text))) openClipboard({ desktop, input, received });
+        if (!(await copyHere(text))) openClipboard({ desktop, input, received, allowed: card.clipboard });
       },
     });
   },
@@ -378,7 +378,7 @@ function wireTools() {
     });
   }
   part("keys").addEventListener("click", () => openKeys(input));
-  part("clipboard").addEventListener("click", () => openClipboard({ desktop, input, received }));
+  part("clipboard").addEventListener("click", () => openClipboard({ desktop, input, received, allowed: card.clipboard }));
   // A tap on the button must not take the focus from the field that holds the phone's keyboard open.
   part("keyboard").addEventListener("pointerdown", (event) => event.preventDefault());
   part("keyboard").addEventListener("click", () => input.toggleOnScreenKeyboard());

@@ -298,9 +298,11 @@ def test_end_from_elsewhere_is_said_in_one_sentence(sign_in: SignIn) -> None:
         version=card["version"] + 1, state="closed", end_reason="cancelled", sentence=sentence, may=[], desktop=False
     )
     alice.answer("GET", f"/sessions/{card['id']}/", 200, ended)
+    alice.page.clock.install()
     alice.desktop.end("This rescue has ended.", 523)
     expect(alice.page.locator("[data-summary]")).to_contain_text(sentence)
-    alice.page.wait_for_timeout(700)  # longer than the first try to join again would take
+    alice.page.clock.fast_forward(10_000)  # past the longest pause before a try to join again: it would be made now
+    alice.page.evaluate("fetch('/api/v1/causes/').then((answer) => answer.status)")  # and be there before this answer
     assert len(alice.posted("/attachments/")) == 1
 
 
@@ -331,6 +333,21 @@ def test_text_goes_to_the_machine_by_clipboard_or_as_keys(sign_in: SignIn) -> No
     blob = "".join(data for _, data in alice.desktop.got("blob"))
     assert base64.b64decode(blob).decode() == "aé€"
     assert [keysym for keysym, pressed in alice.desktop.got("key") if pressed == "1"] == ["97", "233", str(0x010020AC)]
+
+
+def test_where_pasting_is_not_allowed_only_typing_is_offered_and_why(sign_in: SignIn) -> None:
+    alice, card = at_rescue(sign_in)
+    connected(alice, card, clipboard={"copy": False, "paste": False})
+    alice.page.locator("[data-part=clipboard]").click()
+    dialog = alice.page.locator("dialog")
+    expect(dialog).to_contain_text("its connection profile does not allow pasting")
+    expect(dialog).to_contain_text("its connection profile does not allow copying")
+    expect(alice.page.locator("[data-action=send-clipboard]")).to_have_count(0)
+    alice.page.get_by_label("To the machine", exact=True).fill("a")
+    alice.page.locator("[data-action=type-text]").click()
+    alice.desktop.settle(alice.page)
+    assert alice.desktop.got("clipboard") == []
+    assert ["97", "1"] in alice.desktop.got("key")
 
 
 def test_supervisor_takes_over_or_ends_by_force(sign_in: SignIn) -> None:
