@@ -172,7 +172,7 @@ export function connectionBanner(node) {
   return (status) => {
     clearTimeout(timer);
     const text = {
-      lost: "No connection to Portafilter. What you see may be old; it comes back by itself.",
+      lost: "No connection to Portafilter. What you see may be old; this page reconnects by itself.",
       connecting: "Reconnecting…",
     }[status];
     const show = () => {

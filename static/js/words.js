@@ -69,19 +69,19 @@ export function isFinal(code) {
 
 const SENTENCES = {
   256: "This browser asked for something that the server does not offer. Reload the page.",
-  512: "The server had a fault. Re-joining by itself.",
-  513: "Your connection was too slow for the picture, or the server is busy. Re-joining by itself.",
-  514: "The machine's gateway did not answer in time. Re-joining by itself.",
-  515: "The machine's gateway reported a fault. Re-joining by itself.",
-  516: "The desktop has moved to another gateway. Re-joining by itself.",
-  519: "The machine's desktop was lost and is being brought back. You join it again by itself.",
-  520: "The server is restarting. Re-joining by itself.",
+  512: "The server had a fault. This page joins again by itself.",
+  513: "Your connection was too slow for the picture, or the server is busy. This page joins again by itself.",
+  514: "The machine's gateway did not answer in time. This page joins again by itself.",
+  515: "The machine's gateway reported a fault. This page joins again by itself.",
+  516: "The desktop has moved to another gateway. This page joins again by itself.",
+  519: "The machine's desktop was lost and is being brought back. This page joins it again by itself.",
+  520: "The server is restarting. This page joins again by itself.",
   521: "Who works on this desktop has changed. Joining again in your new part.",
   522: "Nothing happened here for a long time, so this screen was let go. The rescue goes on.",
   523: "This rescue has ended.",
   769: "You may no longer use this desktop. Ask your supervisor if that is a surprise.",
   771: "You may no longer use this desktop. Ask your supervisor if that is a surprise.",
-  776: "Nothing was heard from this browser for a while. Re-joining by itself.",
+  776: "Nothing was heard from this browser for a while. This page joins again by itself.",
   797: "Too many screens are open at once. Close one that you do not need.",
 };
 
@@ -91,7 +91,7 @@ export function statusSentence(status) {
   const own = SENTENCES[status.code];
   // A bare number is the WebSocket's close reason, "Aborted. See logs." is guacd's; neither helps a person.
   if (message && !/^\d+$/.test(message) && !/see logs|server timeout|manually closed/i.test(message)) return message;
-  return own ?? "The connection to the desktop was lost. Re-joining by itself.";
+  return own ?? "The connection to the desktop was lost. This page joins again by itself.";
 }
 
 export const STEPS = [
