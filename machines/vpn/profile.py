@@ -81,7 +81,7 @@ def client_profile(profile: ClientProfile) -> str:
     Without a key in the profile OpenVPN must be told of it otherwise (`--key FILE`).
     """
     _check_host("remote", profile.remote)
-    _check_port("port", profile.port)
+    _check_number("port", profile.port, maximum=65535)
     _, protocol = _check_protocol("protocol", profile.protocol)
     blocks = {
         "ca": _checked_block("authority", profile.authority, "CERTIFICATE"),
@@ -109,12 +109,11 @@ def server_config(config: ServerConfig) -> str:
     machine without either is refused. There is no client-to-client: what passes is for the firewall alone.
     """
     _check_network("network", config.network)
-    if not re.fullmatch(networks.DEVICE, config.device):
+    if not isinstance(config.device, str) or not re.fullmatch(networks.DEVICE, config.device):
         raise _refusal("device", config.device, "an interface's name of 15 letters, digits, - or _ at most")
-    _check_port("port", config.port)
+    _check_number("port", config.port, maximum=65535)
     protocol, _ = _check_protocol("protocol", config.protocol)
-    if not 1 <= config.max_clients <= 100_000:
-        raise _refusal("max_clients", config.max_clients, "a number from 1 to 100000")
+    _check_number("max_clients", config.max_clients, maximum=100_000)
     folder = _checked_folder("folder", config.folder)
     per_protocol = (
         # So many first packets in 10 s before OpenVPN takes them for a flood: a whole region's power coming back.
@@ -152,9 +151,9 @@ def _check_host(name: str, value: str) -> None:
         raise _refusal(name, value, "a host name or an IPv4 address")
 
 
-def _check_port(name: str, value: int) -> None:
-    if type(value) is not int or not 1 <= value <= 65535:
-        raise _refusal(name, value, "a number from 1 to 65535")
+def _check_number(name: str, value: int, *, maximum: int) -> None:
+    if type(value) is not int or not 1 <= value <= maximum:
+        raise _refusal(name, value, f"a number from 1 to {maximum}")
 
 
 def _check_protocol(name: str, value: str) -> tuple[str, str]:
