@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,11 @@ def test_sessions_from_before_keep_the_key_of_their_press_and_the_law_stays(empt
         (key, f"digest of {key}", made[key].pk, machine.pk, made[key].requested_at) for key in ("k1", "k2")
     }
     open_one = rows("SupportSession", "support").filter(pk=made["k2"].pk)
-    for against_the_law in (
+    against_the_law: list[Callable[[], object]] = [
         lambda: open_one.update(state="closed", end_reason="cancelled", closing_at=now, closed_at=now),
         lambda: presses.filter(idempotency_key="k1").update(idempotency_key="k3"),
         lambda: presses.all()._raw_delete(empty_database),
-    ):
+    ]
+    for act in against_the_law:
         with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
-            against_the_law()
+            act()
