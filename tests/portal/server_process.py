@@ -133,18 +133,19 @@ class Visitor:
         answer = self.post_form("/accounts/login/", origin, login=name, password=PASSWORD)
         assert answer.status == 302 and "sessionid" in self.cookies, answer
 
-    def show_ticket(self, rescue: str, ticket: str, origin: str) -> list[str]:
-        """All that a tunnel says to who opens it with this ticket, to its goodbye: nobody keeps the desktop here."""
+    def show_ticket(self, rescue: str, ticket: str, origin: str, *, query: str = "") -> list[str]:
+        """What a tunnel says to who opens it with this ticket: to the desktop's first whole frame, or its goodbye."""
         frames: list[str] = []
         with (
             connect(
-                f"ws://127.0.0.1:{self.port}/ws/sessions/{rescue}/tunnel/", origin=Origin(origin), compression=None,
-                subprotocols=[Subprotocol("guacamole")], additional_headers={**self.headers, **self._cookie_header()},
+                f"ws://127.0.0.1:{self.port}/ws/sessions/{rescue}/tunnel/{query}",
+                origin=Origin(origin), subprotocols=[Subprotocol("guacamole")], compression=None,
+                additional_headers={**self.headers, **self._cookie_header()},
             ) as tunnel,
             contextlib.suppress(ConnectionClosed),
         ):  # fmt: skip
             tunnel.send(f"0.,6.ticket,{len(ticket)}.{ticket};")
-            while True:
+            while not frames or "4.sync," not in frames[-1]:
                 frames.append(str(tunnel.recv(timeout=20)))
         return frames
 
