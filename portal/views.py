@@ -11,15 +11,19 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from machines import selectors as fleet_selectors
 from machines.models import Machine, User
-from sessions import selectors
-from sessions.models import SupportSession
+from sessions import attachments, selectors
+from sessions.errors import SupportError
+from sessions.models import Attachment, SupportSession
 
 MACHINES_A_PAGE = 50
 RESCUES_A_PAGE = 20
+# What one may do at a desktop, the most first, and the role that one joins in for it.
+_ROLES = {"control": Attachment.Role.CONTROLLER.value, "watch": Attachment.Role.WATCHER.value}
 
 
 @login_required
@@ -38,13 +42,16 @@ def queue(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_safe
+@never_cache
 def rescue(request: HttpRequest, session_id: UUID) -> HttpResponse:
     """One rescue: the machine's desktop while it is open, its record afterwards."""
     user = _person(request)
     session = selectors.session_for(user, session_id)
     if session is None:
         raise Http404("No such rescue in your fleets.")
-    return render(request, "portal/rescue.html", {"state": _state(user, session=selectors.card(session, viewer=user))})
+    card = selectors.card(session, viewer=user)
+    state = _state(user, session=card, ticket=_first_ticket(request, session, card))
+    return render(request, "portal/rescue.html", {"state": state})
 
 
 @login_required
@@ -119,6 +126,23 @@ def _state(user: User, **members: object) -> dict[str, Any]:
         "time_zone": operator.time_zone if operator else "UTC",
     }
     return {"me": me, "server_time": timezone.now().isoformat(), **members}
+
+
+def _first_ticket(request: HttpRequest, session: SupportSession, card: dict[str, Any]) -> dict[str, str] | None:
+    """A ticket for the desktop that comes with its page, which then need not ask: a fifth of the way to the picture.
+
+    It is like any other: for this person, this rescue and this role, once, for 30 s. None where nobody can join now or
+    nobody looks: a page fetched ahead of time would use up tickets.
+    """
+    if request.method != "GET" or not card["desktop"] or "Sec-Purpose" in request.headers:
+        return None
+    role = next((role for verb, role in _ROLES.items() if verb in card["may"]), None)
+    if role is None:
+        return None
+    try:
+        return {"role": role, "ticket": attachments.issue_ticket(session, user=_person(request), role=role)}
+    except SupportError:
+        return None  # it changed in this moment: the page hears how from the server
 
 
 def _ended_rescues(machine: Machine) -> Any:

@@ -12,7 +12,9 @@ const STEADY_MS = 10_000;
 // Small desktops grow in a large window, but not until they are a blur.
 const LARGEST_SCALE = 3;
 // The parts of a desktop's first picture come closer together than this.
-const FIRST_PICTURE_QUIET_MS = 25;
+const FIRST_PICTURE_QUIET_MS = 10;
+// A ticket lives for 30 s; one that came with the page is not tried when it may be near its end.
+const TICKET_FRESH_MS = 20_000;
 
 const Tunnel = Guacamole.Tunnel.State;
 const Client = Guacamole.Client.State;
@@ -21,6 +23,7 @@ export class Desktop {
   /**
    * @param {object} options
    * @param {string} options.sessionId
+   * @param {{role: string, ticket: string}|null} options.given a ticket that came with the page, for the first join
    * @param {HTMLElement} options.screen where the picture goes; it is fitted into this element
    * @param {(state: "connecting"|"waiting"|"connected"|"closed", why: object|null) => void} options.onState
    *   `why` on "closed": {code, message, final, again (ms until the next try)} or, after leave(), null
@@ -102,9 +105,14 @@ export class Desktop {
     clearTimeout(this.timer);
     this.timer = 0;
     const turn = ++this.turn;
-    this.#become("connecting", null);
     // The tunnel waits some seconds for its ticket: opened meanwhile, it costs no time of its own.
     const admit = this.#open(turn);
+    this.#become("connecting", null);
+    const given = this.#takeGiven();
+    if (given) {
+      admit(given);
+      return;
+    }
     let ticket;
     try {
       ({ ticket } = await sessions.attach(this.sessionId, this.role));
@@ -116,6 +124,13 @@ export class Desktop {
     }
     if (turn !== this.turn) return; // left, or joined in another role, meanwhile
     admit(ticket);
+  }
+
+  /** The ticket that came with the page, once and while it is good; "" otherwise. */
+  #takeGiven() {
+    const { given } = this;
+    this.given = null;
+    return given?.role === this.role && performance.now() < TICKET_FRESH_MS ? given.ticket : "";
   }
 
   /** Opens a tunnel and gives back what hands it its ticket. */

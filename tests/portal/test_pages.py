@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from machines.models import Machine, User
 from portal import views
-from sessions import services
+from sessions import attachments, services
+from sessions.models import Attachment, Gateway, GuacamoleConnection, SupportSession
 from sessions.states import EndReason
 from tests.sessions.rescues import machine, person, press
 
@@ -245,3 +246,38 @@ def test_pages_only_answer_reading(alice: Client) -> None:
     session = press()
     for address in addresses(session.machine, session.pk):
         assert alice.post(address).status_code == 405, address
+
+
+def hold(session: SupportSession) -> None:
+    """A keeper holds the desktop, as the rows say."""
+    gateway = Gateway.objects.create(session=session, driver="local")
+    GuacamoleConnection.objects.create(session=session, gateway=gateway, hostname="127.64.0.1", port=3389)
+
+
+def test_page_of_a_held_desktop_brings_its_ticket_and_is_kept_by_no_cache(alice: Client) -> None:
+    session = services.desktop_ready(services.begin_starting(press(), now=timezone.now()))
+    hold(session)
+    user = person("Alice")
+    watching = _Page(alice.get(f"/sessions/{session.pk}/")).states["rescue-state"]["ticket"]
+    services.claim(session, user=user)
+
+    response = alice.get(f"/sessions/{session.pk}/")
+
+    ticket = _Page(response).states["rescue-state"]["ticket"]
+    assert (watching["role"], ticket["role"]) == ("watcher", "controller")
+    assert "no-store" in response["Cache-Control"]
+    redeemed = attachments.redeem_ticket(ticket["ticket"], session_id=session.pk, user=user)
+    assert redeemed.role == "controller"
+
+
+def test_page_brings_no_ticket_where_there_is_nothing_to_join_or_nobody_looks(alice: Client) -> None:
+    waiting = services.begin_starting(press(), now=timezone.now())
+    assert _Page(alice.get(f"/sessions/{waiting.pk}/")).states["rescue-state"]["ticket"] is None
+    session = services.desktop_ready(waiting)
+    hold(session)
+
+    ahead = alice.get(f"/sessions/{session.pk}/", headers={"Sec-Purpose": "prefetch"})
+
+    assert _Page(ahead).states["rescue-state"]["ticket"] is None
+    alice.head(f"/sessions/{session.pk}/")
+    assert not Attachment.objects.exists()

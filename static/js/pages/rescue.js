@@ -33,11 +33,15 @@ let received = "";
 let trip = null;
 let steady = true;
 let claimRefusal = "";
+let restStarted = false;
+// The live line waits this long for the desktop's first picture, and no longer.
+const PICTURE_FIRST_MS = 1000;
 
 // ---- the desktop ----------------------------------------------------------------------------------------------------
 
 const desktop = new Desktop({
   sessionId: card.id,
+  given: first.ticket ?? null,
   screen,
   onState(state, why) {
     html.dataset.desktop = state;
@@ -52,6 +56,7 @@ const desktop = new Desktop({
       else look();
     }
     draw();
+    if (state === "closed") startTheRest();
   },
   onSteady(is) {
     steady = is;
@@ -70,6 +75,7 @@ const desktop = new Desktop({
   onFirstFrame() {
     html.dataset.firstFrame = "yes";
     performance.mark("first-pixels");
+    startTheRest();
   },
   onDisplay: (client, display, holder) => input.attach(client, display, holder),
 });
@@ -431,6 +437,8 @@ document.addEventListener("visibilitychange", () => document.visibilityState ===
 
 html.dataset.desktop = "closed";
 serverTime(first.server_time);
+// First of all the way to the desktop: the rest of the page is drawn while it opens.
+follow();
 part("facts").replaceChildren(
   ...[
     ["Machine", el("a", { href: `/machines/${card.machine.id}/` }, machineName(card.machine))],
@@ -441,14 +449,12 @@ part("facts").replaceChildren(
   ].flatMap(([name, value]) => [el("dt", { text: name }), el("dd", {}, value)]),
 );
 wireTools();
-follow();
 draw();
 everySecond(tick);
-if (isMine(card, me) && !isEnding(card)) prefetchCauses();
 html.dataset.page = "ready";
 
 const banner = connectionBanner(document.querySelector(".connection"));
-new Live({
+const live = new Live({
   onSnapshot: (cards) => {
     const found = cards.find((other) => other.id === card.id);
     if (found) take(found);
@@ -464,4 +470,14 @@ new Live({
     drawQuality();
   },
   poll: async () => take(await sessions.one(card.id)),
-}).start();
+});
+
+/** What else the page asks the server for: after the picture, which it would only hold up. */
+function startTheRest() {
+  if (restStarted) return;
+  restStarted = true;
+  live.start();
+  if (isMine(card, me) && !isEnding(card)) prefetchCauses();
+}
+if (desktop.role) setTimeout(startTheRest, PICTURE_FIRST_MS);
+else startTheRest();

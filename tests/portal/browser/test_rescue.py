@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import expect
 
-from sessions import services
+from sessions import selectors, services
+from sessions.models import Gateway, GuacamoleConnection
 from tests.portal.browser.conftest import PHONE, Operator, until
 from tests.sessions.rescues import person, press
 
@@ -192,6 +194,23 @@ def test_lost_desktop_is_joined_again_with_a_new_ticket(sign_in: SignIn) -> None
     expect(alice.page.locator("html[data-desktop=connected]")).to_have_count(1)
     assert ["", "ticket", "ticket-2"] in alice.desktop.received
     expect(alice.page.locator(".join")).to_have_count(1)
+
+
+def test_ticket_that_came_with_the_page_is_used_once(sign_in: SignIn) -> None:
+    session = services.claim(press("A1"), user=person("Alice"))
+    session = services.desktop_ready(services.begin_starting(session, now=timezone.now()))
+    gateway = Gateway.objects.create(session=session, driver="local")
+    GuacamoleConnection.objects.create(session=session, gateway=gateway, hostname="127.64.0.1", port=3389)
+    alice = sign_in(person("Alice"))
+    alice.live.cards = [selectors.card(session, viewer=person("Alice"))]
+    alice.answer("GET", f"/sessions/{session.pk}/", 200, alice.live.cards[0])
+    alice.visit(f"/sessions/{session.pk}/")
+    expect(alice.page.locator("html[data-first-frame=yes][data-live=live]")).to_have_count(1)
+    assert alice.posted("/attachments/") == []
+    assert alice.desktop.received[0] == ["", "ticket", alice.state("rescue-state")["ticket"]["ticket"]]
+    alice.desktop.sockets[-1].close(code=1001)
+    until(alice.page, lambda: ["", "ticket", "ticket-1"] in alice.desktop.received)
+    assert alice.posted("/attachments/") == [{"role": "controller"}]
 
 
 def test_silent_cut_is_joined_again(sign_in: SignIn) -> None:
