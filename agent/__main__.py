@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -14,13 +17,16 @@ from agent import __version__
 from agent.api import ApiError, Client, Stopped
 from agent.config import AgentConfig, ConfigError
 from agent.heartbeat import Heartbeat
+from agent.line import Line
 from agent.rdp import CommandHook, RdpError
 from agent.rescue import Notice, Rescue
 from agent.store import Problem, RescueStore
+from agent.vpn import way_to_support
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _EXIT_STOPPED = 130
+_LINE_UP_S = 60.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,13 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _press(config: AgentConfig, options: argparse.Namespace) -> int:
-    rescue = _rescue(config, Client(config))
-    ending = rescue.press(Problem(code=options.code, text=options.text))
+    ending = _rescue(config, *way_to_support(config)).press(Problem(code=options.code, text=options.text))
     return _EXIT_FAILED if ending.state == "failed" else 0
 
 
 def _cancel(config: AgentConfig, options: argparse.Namespace) -> int:
-    was_open = _rescue(config, Client(config)).cancel()
+    was_open = _rescue(config, *way_to_support(config)).cancel()
     print("The request is withdrawn." if was_open else "There is no open request on this machine.")
     return 0
 
@@ -67,24 +72,33 @@ def _status(config: AgentConfig, options: argparse.Namespace) -> int:
     elif not record.request_id:
         print("Help was pressed; support has not answered yet.")
     else:
-        request = Client(config).read(record.request_id)
+        api, line = way_to_support(config)
+        with _line_up(line):
+            request = api.read(record.request_id)
         print(f"{request.state}: {request.message}")
     return 0
 
 
 def _heartbeat(config: AgentConfig, options: argparse.Namespace) -> int:
-    api = Client(config)
-    Heartbeat(config, api=api, rescue=_rescue(config, api)).beat()
+    api, line = way_to_support(config)
+    with _line_up(line):
+        Heartbeat(config, api=api, rescue=_rescue(config, api, line)).beat()
     print("Support answered.")
     return 0
 
 
 def _run(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Beats, and takes up what an earlier run left, until it is interrupted."""
-    api = Client(config)
-    rescue = _rescue(config, api)
+    """Beats, and takes up what an earlier run left, until it is interrupted.
+
+    A tunnel `always` is kept up all the time; with one for each press, heartbeats are sent only while it is up.
+    """
+    api, line = way_to_support(config)
+    rescue = _rescue(config, api, line)
     stop = threading.Event()
-    heartbeat = Heartbeat(config, api=api, rescue=rescue)
+    heartbeat = Heartbeat(config, api=api, rescue=rescue, is_due=lambda: line.state.is_up)
+    is_kept = config.vpn_when == "always"
+    if is_kept:
+        line.hold()
     threads = [
         threading.Thread(target=_recover, args=(rescue,), name="recovery"),
         threading.Thread(target=heartbeat.beat_until, args=(stop,), name="heartbeat"),
@@ -100,6 +114,8 @@ def _run(config: AgentConfig, options: argparse.Namespace) -> int:
         rescue.stop()
         for thread in threads:
             thread.join()
+        if is_kept:
+            line.release()
     return 0
 
 
@@ -116,13 +132,28 @@ def _recover(rescue: Rescue) -> None:
 _COMMANDS = {"press": _press, "cancel": _cancel, "status": _status, "heartbeat": _heartbeat, "run": _run}
 
 
-def _rescue(config: AgentConfig, api: Client) -> Rescue:
+@contextlib.contextmanager
+def _line_up(line: Line) -> Iterator[None]:
+    """The line, up; raises ApiError when it does not come up."""
+    line.hold()
+    try:
+        deadline = time.monotonic() + _LINE_UP_S
+        while not line.wait_until_up(threading.Event(), 1.0):
+            state = line.state
+            if state.is_hopeless or state.is_ended_by_server or time.monotonic() > deadline:
+                raise ApiError(f"the tunnel is not up: {state.name} ({state.detail or 'no answer'})", retryable=False)
+        yield
+    finally:
+        line.release()
+
+
+def _rescue(config: AgentConfig, api: Client, line: Line) -> Rescue:
     if not config.open_command:
         raise ConfigError("[rdp] open_command is missing: the agent must know how to let support in, and out again.")
     hook = CommandHook(
         config.open_command, config.close_command, port=config.rdp_port, timeout_s=config.command_timeout_s
     )
-    return Rescue(config, api=api, hook=hook, display=_print_notice, store=RescueStore(config.state_dir))
+    return Rescue(config, api=api, hook=hook, display=_print_notice, store=RescueStore(config.state_dir), line=line)
 
 
 def _print_notice(notice: Notice) -> None:

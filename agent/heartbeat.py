@@ -19,12 +19,19 @@ class Heartbeat:
     """Beats until told to stop; a line that is down costs a log line, never the beat after it."""
 
     def __init__(
-        self, config: AgentConfig, *, api: Client, rescue: Rescue, faults: Callable[[], list[str]] | None = None
+        self,
+        config: AgentConfig,
+        *,
+        api: Client,
+        rescue: Rescue,
+        faults: Callable[[], list[str]] | None = None,
+        is_due: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
         self._api = api
         self._rescue = rescue
         self._faults = faults
+        self._is_due = is_due  # False while there is no line on which to beat
         self._rtt_ms: int | None = None  # of the beat before
         self._is_down = False
 
@@ -39,6 +46,9 @@ class Heartbeat:
     def beat_until(self, stop: threading.Event) -> None:
         """Beats every `heartbeat_s` seconds, a little early or late so that a fleet does not beat in step."""
         while not stop.is_set():
+            if not self._is_due():
+                stop.wait(min(1.0, self._config.heartbeat_s))
+                continue
             try:
                 self.beat()
                 if self._is_down:

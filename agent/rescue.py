@@ -3,10 +3,15 @@
 Theory of operation:
 
 1. A record with the one-off user, password and Idempotency-Key is on disk before anything is opened.
-2. RDP is opened for that user; then the server is asked, again and again with the same key, until it answers.
+2. The line to support, a VPN where there is one, is brought up. RDP is opened for that user; then the server is asked,
+   again and again with the same key, until it answers.
 3. The request is followed by long polls; what the person at the machine should read goes to `display`.
 4. `closing` or `closed`, a cancel, a refusal, an error, a shutdown: RDP is shut first, then the record is erased.
    When shutting fails, the record stays, and the next start tries again.
+5. The server ends the tunnel when all is closed; when it does not, the agent does.
+
+A server that ends or refuses the tunnel in the middle of a rescue wants nothing open here: RDP is shut at once, and
+only opened again when the tunnel is back and the server says that the rescue goes on.
 
 A restarted agent finds the record: it shuts what was left open, asks whether the rescue still goes on, and if so lets
 the same user in again. While one process drives a rescue (it holds the lock), a second press only follows that one.
@@ -14,16 +19,19 @@ the same user in again. While one process drives a rescue (it holds the lock), a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from agent.api import Answer, ApiError, Backoff, Client, Stopped, SupportRequest, keep_trying
 from agent.config import AgentConfig
 from agent.credentials import one_off_credentials
+from agent.line import HALTED, REFUSED, Line, NoTunnel
 from agent.rdp import RdpError, RdpHook, rdp_login_details
 from agent.store import Problem, Record, RescueStore
 
@@ -33,7 +41,17 @@ ASK_FOR_S = 900.0  # a person waits at the machine: after this long without any 
 OFFLINE_SHUT_S = 900.0  # without any answer for this long, RDP is shut until the server is heard again
 _CANCEL_FOR_S = 60.0
 _OPEN_TRIES = 3  # RDP may come up at the second try on a machine that is busy, or in the middle of an update
+REFUSED_FOR_S = 45.0  # a server that is being restarted refuses for less; whoever is refused for longer is meant
+_LINE_S = 3.0  # so long a call waits for the line before it counts as failed
+_LINE_PAUSE_S = 5.0  # the longest pause between calls over a line that says itself when it is back
 _LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
+
+_T = TypeVar("_T")
+_OFFLINE = "The line to support is down just now. We keep trying; there is nothing you need to do."
+_OFFLINE_WORDS = {
+    HALTED: "Support has ended the line to this machine; nobody can see this screen. We ask whether more is to come.",
+    REFUSED: "Support does not let this machine in just now. We keep trying; there is nothing you need to do.",
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +72,21 @@ class Rescue:
     """Drives this machine's rescues, one at a time. `press` blocks; `cancel` and `stop` come from other threads."""
 
     def __init__(
-        self, config: AgentConfig, *, api: Client, hook: RdpHook, display: Callable[[Notice], None], store: RescueStore
+        self,
+        config: AgentConfig,
+        *,
+        api: Client,
+        hook: RdpHook,
+        display: Callable[[Notice], None],
+        store: RescueStore,
+        line: Line | None = None,
     ) -> None:
         self._config = config
         self._api = api
         self._hook = hook
         self._display = display
         self._store = store
+        self._line = line or NoTunnel()
         self._wake = threading.Event()  # ends every pause; the two flags below say why
         self._stopping = False
         self._cancelling = False
@@ -76,32 +102,37 @@ class Rescue:
         """
         self._presses += 1
         press = self._presses
-        with self._store.lock() as is_mine:
-            if not is_mine:
-                return self._follow_other()
-            self._cancelling = False
-            if not self._stopping:
-                self._wake.clear()
-            record = self._store.read()
-            if record is not None:
-                log.info("press: taking up request %s of an earlier press", record.request_id or "(not yet answered)")
-                ending = self._take_up(record)
-            else:
-                record = self._new_record(problem)
-                log.info("press: code=%s user=%s key=%s", problem.code or "-", record.username, record.key)
-                ending = self._drive(record, is_new=True)
-        return self._last_word(ending, press)
+        with self._line_held():
+            with self._store.lock() as is_mine:
+                if not is_mine:
+                    return self._follow_other()
+                self._cancelling = False
+                if not self._stopping:
+                    self._wake.clear()
+                record = self._store.read()
+                if record is not None:
+                    log.info(
+                        "press: taking up request %s of an earlier press", record.request_id or "(not yet answered)"
+                    )
+                    ending = self._take_up(record)
+                else:
+                    record = self._new_record(problem)
+                    log.info("press: code=%s user=%s key=%s", problem.code or "-", record.username, record.key)
+                    ending = self._drive(record, is_new=True)
+            return self._last_word(ending, press)
 
     def recover(self) -> Notice | None:
         """Cleans up after an earlier run and takes its rescue up if it still goes on; None when there was none."""
-        with self._store.lock() as is_mine:
-            record = self._store.read() if is_mine else None
-            if record is None:
-                return None
-            log.info("start: an earlier run left request %s behind", record.request_id or "(not yet answered)")
-            press = self._presses
-            ending = self._take_up(record)
-        return self._last_word(ending, press)
+        with contextlib.ExitStack() as stack:
+            with self._store.lock() as is_mine:
+                record = self._store.read() if is_mine else None
+                if record is None:
+                    return None
+                log.info("start: an earlier run left request %s behind", record.request_id or "(not yet answered)")
+                press = self._presses
+                stack.enter_context(self._line_held())
+                ending = self._take_up(record)
+            return self._last_word(ending, press)
 
     def cancel(self) -> bool:
         """The person no longer needs help; False when there was nothing to cancel.
@@ -116,19 +147,15 @@ class Rescue:
         self._store.want_cancel()
         self._cancelling = True
         self._wake.set()
-        with self._store.lock() as is_mine:
-            if is_mine:  # nobody drives it: its process is dead
-                self._shut(record)
-                self._tell_cancelled(record)
-                self._store.erase()
-                return True
-        if record.request_id:
-            try:
-                self._api.cancel(record.request_id)
-            except ApiError as error:
-                if not error.retryable:
-                    raise
-                log.warning("cancel: %s; the driver of the rescue goes on trying", error)
+        with self._line_held():
+            with self._store.lock() as is_mine:
+                if is_mine:  # nobody drives it: its process is dead
+                    self._shut(record)
+                    self._tell_cancelled(record)
+                    self._store.erase()
+                    return True
+            if record.request_id:
+                self._ask_to_cancel(record.request_id)
         return True
 
     def stop(self) -> None:
@@ -172,6 +199,7 @@ class Rescue:
         try:
             ending = self._serve(record, is_new=is_new)
             is_over = True
+            self._line.expect_end()
         except (ApiError, RdpError) as error:
             log.error("rescue: %s", error)
             ending = self._failed(error)
@@ -196,6 +224,7 @@ class Rescue:
 
     def _serve(self, record: Record, *, is_new: bool) -> Notice:
         self._show(Notice("preparing", "One moment: this screen is being made ready for support."))
+        self._connect(give_up_after_s=None if record.request_id else ASK_FOR_S)
         if record.request_id:
             request = self._read(record.request_id, wait_s=0)
             if not request.is_over:
@@ -245,9 +274,13 @@ class Rescue:
 
     def _ask_once(self, record: Record) -> tuple[Answer, int]:
         login = rdp_login_details(port=record.port, domain=self._config.rdp_domain, security=self._config.rdp_security)
-        pauses = Backoff()
+        pauses = self._pauses()
+
+        def ask() -> Answer:
+            return self._api.ask(record.key, record.credentials, rdp=login, problem=record.problem.as_json())
+
         answer = keep_trying(
-            lambda: self._api.ask(record.key, record.credentials, rdp=login, problem=record.problem.as_json()),
+            lambda: self._reach(ask, self._wake),
             stop=self._wake,
             what="asking for help",
             give_up_after_s=ASK_FOR_S,
@@ -262,6 +295,9 @@ class Rescue:
 
         def unanswered(error: ApiError) -> None:
             self._offline(error)
+            if self._is_open and self._line.state.is_ended_by_server:
+                log.warning("the server has ended the tunnel: shutting RDP until it says that the rescue goes on")
+                self._shut(record)
             if self._is_open and time.monotonic() - heard_at > OFFLINE_SHUT_S:
                 log.warning("offline for %.0f s: shutting RDP until support answers", OFFLINE_SHUT_S)
                 self._shut(record)
@@ -293,10 +329,11 @@ class Rescue:
         on_failure: Callable[[ApiError], None] | None = None,
     ) -> SupportRequest:
         return keep_trying(
-            lambda: self._api.read(request_id, wait_s=wait_s, since=since),
+            lambda: self._reach(lambda: self._api.read(request_id, wait_s=wait_s, since=since), self._wake),
             stop=self._wake,
             what="following the rescue",
             on_failure=on_failure or self._offline,
+            backoff=self._pauses(),
         )
 
     def _take_up(self, record: Record) -> Notice:
@@ -328,13 +365,59 @@ class Rescue:
             return  # if the server did get it, the next heartbeat's answer shows it, and drop_orphan() ends it
         try:
             keep_trying(
-                lambda: self._api.cancel(record.request_id),
+                lambda: self._reach(lambda: self._api.cancel(record.request_id), threading.Event()),
                 stop=threading.Event(),
                 what="cancelling",
                 give_up_after_s=_CANCEL_FOR_S,
+                backoff=self._pauses(),
             )
         except ApiError as error:
             log.warning("cancel: %s", error)
+
+    def _ask_to_cancel(self, request_id: str) -> None:
+        """Once: whoever drives the rescue goes on trying. Raises ApiError when the server refuses."""
+        try:
+            self._reach(lambda: self._api.cancel(request_id), threading.Event())
+        except ApiError as error:
+            if not error.retryable:
+                raise
+            log.warning("cancel: %s; the driver of the rescue goes on trying", error)
+
+    # The line to support
+
+    @contextlib.contextmanager
+    def _line_held(self) -> Iterator[None]:
+        self._line.hold()
+        try:
+            yield
+        finally:
+            self._line.release()
+
+    def _connect(self, *, give_up_after_s: float | None) -> None:
+        """Returns when the line is up. Raises ApiError when it does not come up, Stopped."""
+        keep_trying(
+            lambda: self._reach(lambda: None, self._wake),
+            stop=self._wake,
+            what="connecting",
+            give_up_after_s=give_up_after_s,
+            on_failure=self._offline,
+            backoff=self._pauses(),
+        )
+
+    def _reach(self, call: Callable[[], _T], stop: threading.Event) -> _T:
+        """Makes the call as soon as the line is up, if that is soon. Raises ApiError."""
+        if self._line.wait_until_up(stop, _LINE_S):
+            return call()
+        state = self._line.state
+        if state.is_hopeless:
+            raise ApiError(state.detail, retryable=False)
+        if state.refused_for_s > REFUSED_FOR_S:
+            raise ApiError(f"the server does not admit this machine: {state.detail}", retryable=False)
+        raise ApiError(f"the tunnel is not up ({state.name}: {state.detail or 'no reason given'})", retryable=True)
+
+    def _pauses(self) -> Backoff:
+        # A tunnel says itself when it is back, and is waited for: long pauses would only miss that moment.
+        return Backoff(largest_s=_LINE_PAUSE_S) if self._config.vpn_profile is not None else Backoff()
 
     # What the person reads
 
@@ -365,26 +448,30 @@ class Rescue:
                 request = self._api.read(ending.request_id, wait_s=2, since=request.version if request else None)
             except ApiError as error:
                 log.info("last word: %s", error)
-                break
-            if request.state == "closed":
+                if self._is_line_ended():
+                    # That is the server's last word. The sentence of the end is the same as before it.
+                    closed = replace(ending, state="closed")
+                    self._show(closed)
+                    return closed
+                if not error.retryable or self._config.vpn_profile is None:
+                    break
+            if request is not None and request.state == "closed":
                 if self._presses == press:
                     self._show(_notice(request))
                 return _notice(request)
             self._wake.wait(0.2)
         return ending
 
+    def _is_line_ended(self) -> bool:
+        return self._line.state.name == HALTED and self._config.vpn_when == "press"
+
     def _offline(self, error: ApiError) -> None:
         if self._store.is_cancel_wanted():
             self._cancelling = True
             self._wake.set()
         shown = self._shown
-        self._show(
-            Notice(
-                "offline",
-                "The line to support is down just now. We keep trying; there is nothing you need to do.",
-                request_id=shown.request_id if shown else "",
-            )
-        )
+        words = _OFFLINE_WORDS.get(self._line.state.name, _OFFLINE)
+        self._show(Notice("offline", words, request_id=shown.request_id if shown else ""))
 
     def _failed(self, error: Exception) -> Notice:
         if isinstance(error, RdpError):

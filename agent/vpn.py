@@ -92,7 +92,7 @@ class Tunnel:
         """True as soon as the tunnel is up; False at `stop` or when the time is over."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while not self._state.is_up and not stop.is_set() and time.monotonic() < deadline:
+            while not (self._state.is_up or self._state.is_hopeless or stop.is_set()) and time.monotonic() < deadline:
                 self._changed.wait(max(0.0, min(0.1, deadline - time.monotonic())))  # short: `stop` wakes nobody here
             return self._state.is_up
 
