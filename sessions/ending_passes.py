@@ -13,10 +13,11 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from machines.vpn.base import AddressError, VpnDriver, VpnError, get_driver
+from machines.vpn.base import AddressError, TunnelStillUp, VpnDriver, VpnError, get_driver
 from sessions import attachments, services
 from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.passes import each
+from sessions.reach_passes import ReachPasses
 from sessions.states import OPEN_STATES, EndReason, GatewayState, State
 
 logger = logging.getLogger(__name__)
@@ -32,14 +33,19 @@ class EndingPasses:
 
     now: Callable[[], datetime]
     vpn: Callable[[], VpnDriver] = get_driver
+    _reach: ReachPasses = field(init=False)
     _kept_house_at: datetime | None = None
     _vpn_tries: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._reach = ReachPasses(self.now, self.vpn)
 
     def run(self) -> None:
         now = self.now()
         each(self._without_desktop(now), self._end_without_desktop, "end an overdue session")
         each(self._withdrawn(), self._end_withdrawn, "end the session of a machine that was withdrawn")
         each(self._unanswered(now), self._end_unanswered, "end an unanswered session")
+        self._reach.run()
         attachments.follow_all(now=now)
         each(self._abandoned(now), self._expire_claim, "give an abandoned session back")
         each(self._closing(), self._close, "close a session")
@@ -119,6 +125,8 @@ class EndingPasses:
         address = session.machine.vpn_address
         try:
             self.vpn().end_tunnel(address)
+        except TunnelStillUp:
+            return False  # it has been told; the next pass looks again
         except AddressError as error:
             logger.warning("Session %s has no tunnel to end: %s", session.pk, error)
         except VpnError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +42,9 @@ class NoTunnels:
 
     def end_tunnel(self, address: str) -> None:
         return
+
+    def last_heard(self, address: str) -> datetime | None:
+        return None
 
 
 class Rescues(RuleBasedStateMachine):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from pytest_django.fixtures import Settings
 
-from machines.vpn.base import VpnError
+from machines.vpn.base import TunnelStillUp, VpnError
 from sessions import attachments, gateway_rows, services
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
@@ -20,11 +20,13 @@ pytestmark = pytest.mark.django_db
 
 
 class FakeVpn:
-    """Tunnels that were ended; the first `refused` tries fail."""
+    """Tunnels that were ended; the first `refused` tries fail, the next `lingering` find the tunnel still up."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
         self.refused = 0
+        self.lingering = 0
+        self.heard_at: datetime | None = None
 
     def check_address(self, address: str) -> None:
         return
@@ -33,7 +35,13 @@ class FakeVpn:
         if self.refused:
             self.refused -= 1
             raise VpnError("The management socket does not answer.")
+        if self.lingering:
+            self.lingering -= 1
+            raise TunnelStillUp("It has been told.")
         self.ended.append(address)
+
+    def last_heard(self, address: str) -> datetime | None:
+        return self.heard_at
 
 
 @pytest.fixture
@@ -599,6 +607,52 @@ def test_operator_at_the_desktop_keeps_the_claim(worker: Worker, settings: Setti
     attachments.heard([attached.pk], now=clock())
     worker.run_pass()
     assert fresh(session).operator == person("Alice")
+
+
+def test_tunnel_that_has_been_told_is_asked_after_with_each_pass(
+    worker: Worker, vpn: FakeVpn, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    vpn.lingering = 2
+    session = press(now=clock())
+    services.cancel(session, now=clock())
+    services.machine_told(fresh(session), now=clock())
+    for _ in range(2):
+        worker.run_pass()
+        assert fresh(session).state == State.CLOSING
+    worker.run_pass()
+    assert fresh(session).state == State.CLOSED
+    assert not caplog.records
+
+
+# --- silent lines -----------------------------------------------------------------------------------------------------
+
+
+def test_silent_line_is_said_taken_back_and_given_up_only_in_the_end(
+    worker: Worker, vpn: FakeVpn, settings: Settings, clock: Clock
+) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    hold_desktop(session, clock)
+    vpn.heard_at = clock()
+
+    clock.tick(5)
+    worker.run_pass()
+    assert fresh(session).notice == "", "a few seconds are nothing to speak of"
+    clock.tick(25)
+    worker.run_pass()
+    assert fresh(session).notice.startswith("Machine unreachable")
+    assert fresh(session).state == State.READY
+    vpn.heard_at = clock.tick(2)
+    worker.run_pass()
+    assert fresh(session).notice == ""
+    clock.tick(settings.MACHINE_GONE_S - 1)
+    worker.run_pass()
+    assert fresh(session).is_open
+    clock.tick(1)
+    worker.run_pass()
+    assert fresh(session).end_reason == EndReason.MACHINE_UNREACHABLE
+    ended = SessionEvent.objects.get(session=session, kind="ended")
+    assert "Nothing came through the machine's tunnel for 120 s" in ended.detail["detail"]
 
 
 # --- what changed under a rescue --------------------------------------------------------------------------------------

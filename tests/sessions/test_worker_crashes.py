@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -80,6 +81,9 @@ class Rescue:
                 rescue.steps("before end_tunnel")
                 rescue.tunnels_ended.append(address)
                 rescue.steps("after end_tunnel")
+
+            def last_heard(self, address: str) -> datetime | None:
+                return None
 
         return Worker(name, now=self.clock, driver_for=lambda _: self.driver, vpn=Vpn)
 
@@ -211,9 +215,10 @@ def test_death_at_any_step_is_healed_by_the_next_worker(scenario: Callable[[Resc
 
 
 def test_both_workers_die_while_starting_and_the_deadline_still_holds(settings: Settings) -> None:
-    rescue = Rescue(kill_at=4)
+    rescue = Rescue(kill_at=6)
     rescue.work(1)
     assert rescue.killed_at
+    assert rescue.fresh().state == State.STARTING
     rescue.clock.tick(settings.GATEWAY_DEADLINE_S)
     rescue.work(2)
     rescue.clock.tick(settings.MACHINE_TELL_DEADLINE_S + 20)
