@@ -38,7 +38,8 @@ _ENDINGS = frozenset({"error", "disconnect"})
 _MAX_DROPPED_STREAMS = 1024
 
 _STREAM_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
-_TIMESTAMP = re.compile(r"[0-9]{1,18}")
+_MAX_TIMESTAMP_DIGITS = 18
+_TIMESTAMP = re.compile(rf"[0-9]{{1,{_MAX_TIMESTAMP_DIGITS}}}")
 
 
 def _stretch_pattern(opcodes: Iterable[str], *, with_streams: bool) -> re.Pattern[str]:
@@ -54,9 +55,11 @@ def _stretch_pattern(opcodes: Iterable[str], *, with_streams: bool) -> re.Patter
     tens = "".join(rf"|{n - 10}\.[^,;]{{{n}}}" for n in range(10, 14))
     ones = "".join(rf"|{n}\.[^,;]{{{n}}}" for n in range(2, 10))
     element = rf"(?:1(?:\.[^,;]{tens}){ones}|0\.)"
+    # guacd 1.3 counts from the computer's start, later ones from 1970: milliseconds in 5 to 13 digits.
+    timestamp = "|".join(rf"{n}\.[0-9]{{{n}}}" for n in range(_MAX_TIMESTAMP_DIGITS, 0, -1))
     kinds = [
         rf"(?:{names})(?:,{element}){{0,{MAX_ELEMENTS - 1}}}",
-        r"4\.sync,13\.[0-9]{13}(?:,(?:1\.[0-9]|2\.[0-9]{2}))?",
+        rf"4\.sync,(?:{timestamp})(?:,(?:1\.[0-9]|2\.[0-9]{{2}}))?",
     ]
     if with_streams:
         index = r"(?:1\.[0-9]|2\.[1-9][0-9]|3\.[1-9][0-9]{2})"
@@ -67,7 +70,7 @@ def _stretch_pattern(opcodes: Iterable[str], *, with_streams: bool) -> re.Patter
 _STRETCH = _stretch_pattern(_DRAWING, with_streams=True)
 _STRETCH_WHILE_DROPPING = _stretch_pattern(_DRAWING, with_streams=False)
 _BLOB_HEAD = re.compile(r"4\.blob,(?:1\.[0-9]|2\.[1-9][0-9]|3\.[1-9][0-9]{2}),([1-9][0-9]{0,3})\.")
-_SYNC = "4.sync,13."
+_SYNC = "4.sync,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +231,9 @@ def _newest_sync(text: str, start: int, end: int, otherwise: int | None) -> int 
         if not text.startswith(_SYNC, start):
             return otherwise
         found = start
-    digits = found + len(_SYNC)
-    return int(text[digits : digits + 13])
+    length = found + len(_SYNC)
+    digits = text.index(".", length) + 1
+    return int(text[digits : digits + int(text[length : digits - 1])])
 
 
 def _stream_index(opcode: str, args: list[str], argument: int, offset: int) -> int:

@@ -128,6 +128,7 @@ whole = st.one_of(
     st.builds(lambda op, i: encode(op, i, "x"), st.sampled_from(["blob", "end", "img", "file", "sync"]), odd_index),
     st.builds(lambda t, f: encode("sync", t, f), st.integers(0, 10**14), st.integers(0, 200)),
     st.builds(lambda t: encode("sync", t), st.integers(10**12, 10**13)),
+    st.builds(lambda t: encode("sync", t), st.text("0123456789", max_size=20)),
     st.builds(lambda op, args: encode(op, *args), opcodes, st.lists(short, max_size=4)),
     st.builds(lambda n: encode("copy", *["1"] * n), st.sampled_from([125, 126, 127])),
     st.builds(lambda n: encode("img", "1", *["1"] * n), st.sampled_from([125, 126])),
