@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,8 +15,21 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
+from machines import identities
 from machines import services as fleet_services
-from machines.models import Machine, MachineToken, Operator, SecurityEvent, User
+from machines.models import (
+    EnrolmentCode,
+    Machine,
+    MachineToken,
+    Operator,
+    SecurityEvent,
+    TunnelEnding,
+    User,
+    VpnAddress,
+    VpnAuthority,
+    VpnConnection,
+    VpnIdentity,
+)
 from sessions import attachments, services
 from sessions.models import (
     Attachment,
@@ -60,6 +74,15 @@ def full() -> dict[str, str]:
     )
     ConnectionProfile.objects.create(name="North's", fleet=fleet())
     token = fleet_services.issue_token(session.machine)
+    identity = identities.issue_identity(session.machine)
+    authority = VpnAuthority.objects.get()
+    VpnConnection.objects.create(
+        identity=identity, machine=session.machine, client_id=7, remote_address="192.0.2.7", remote_port=1194
+    )
+    identities.end_tunnel_wish(session.machine, "rescue closed")
+    EnrolmentCode.objects.create(
+        machine=session.machine, code_sha256="canary-code", expires_at=timezone.now() + timedelta(minutes=15)
+    )
     return {
         "password": PASSWORD,
         "username": "canary-user-3Qx",
@@ -69,6 +92,15 @@ def full() -> dict[str, str]:
         "token's secret": token.partition(".")[2],
         "token's fingerprint": MachineToken.objects.get().secret_sha256,
         "request's digest": Press.objects.get().request_digest,
+        "code's fingerprint": "canary-code",
+        **{
+            f"{what} {name}": getattr(row, name).splitlines()[1]
+            for what, row, names in (
+                ("authority's", authority, ("key", "server_key", "tls_crypt_key")),
+                ("identity's", identity, ("private_key", "tls_crypt_key")),
+            )
+            for name in names
+        },
     }
 
 
@@ -104,7 +136,13 @@ def manager_request() -> Any:
     return request
 
 
-@pytest.mark.parametrize("model", [SupportSession, SecurityEvent, Press, GuacamoleConnection, Gateway, Attachment])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(SupportSession, SecurityEvent, Press, GuacamoleConnection, Gateway, Attachment),
+        *(VpnAuthority, VpnIdentity, VpnConnection, VpnAddress, TunnelEnding, EnrolmentCode),
+    ],
+)
 def test_the_record_cannot_be_changed_by_hand(manager: Client, full: dict[str, str], model: Any) -> None:
     row = model._default_manager.first()
     before = model._default_manager.values().get(pk=row.pk)
@@ -139,6 +177,23 @@ def test_revoked_token_works_no_more_and_is_recorded(manager: Client) -> None:
         fleet_services.authenticate_machine(token, peer_address=found.vpn_address)
     assert SecurityEvent.objects.get(kind="token_revoked").user == User.objects.get(username="root")
     assert LogEntry.objects.count() == 1
+
+
+def test_revoked_identity_is_recorded_with_who_did_it(manager: Client, full: dict[str, str]) -> None:
+    act(manager, VpnIdentity, "revoke", VpnIdentity.objects.get())
+    assert VpnIdentity.objects.get().revoked_at
+    assert SecurityEvent.objects.get(kind="identity_revoked").user == User.objects.get(username="root")
+    assert LogEntry.objects.count() == 1
+
+
+def test_machine_is_frozen_and_unfrozen_by_a_manager(manager: Client) -> None:
+    found = machine()
+    for action, is_frozen in (("freeze", True), ("unfreeze", False)):
+        act(manager, Machine, action, found)
+        found.refresh_from_db()
+        assert bool(found.frozen_at) == is_frozen
+        assert SecurityEvent.objects.filter(kind__startswith="machine_").latest("id").user.username == "root"
+    assert LogEntry.objects.count() == 2
 
 
 def form_of(client: Client, address: str) -> dict[str, Any]:
