@@ -105,8 +105,9 @@ def client_profile(profile: ClientProfile) -> str:
 def server_config(config: ServerConfig) -> str:
     """The text of server.conf; raises ProfileError.
 
-    Addresses come from the authorisation agent on the management socket, and from the machine's file in `ccd`; a
-    machine without either is refused. There is no client-to-client: what passes is for the firewall alone.
+    Addresses come from the authorisation agent on the management socket, and from the machine's file in `ccd`. No
+    ccd-exclusive: it would turn a machine away that was registered this moment, before the agent is asked, and nobody
+    is let in without the agent anyway. There is no client-to-client: what passes is for the firewall alone.
     """
     _check_network("network", config.network)
     if not isinstance(config.device, str) or not re.fullmatch(networks.DEVICE, config.device):
@@ -124,7 +125,7 @@ def server_config(config: ServerConfig) -> str:
         f"proto {protocol}\nport {config.port}\ndev {config.device}\ndev-type tun\n"
         'topology subnet\npush "topology subnet"\n'
         f"ifconfig {networks.server_address(config.network)} {config.network.netmask}\n"
-        f'client-config-dir "{folder}/{CLIENTS_FOLDER}"\nccd-exclusive\nmax-clients {config.max_clients}\n'
+        f'client-config-dir "{folder}/{CLIENTS_FOLDER}"\nmax-clients {config.max_clients}\n'
         f'ca "{folder}/{AUTHORITY_FILE}"\ncert "{folder}/{CERTIFICATE_FILE}"\nkey "{folder}/{KEY_FILE}"\ndh none\n'
         f'tls-crypt-v2 "{folder}/{TLS_CRYPT_FILE}"\ncrl-verify "{folder}/{CRL_FILE}"\n'
         "remote-cert-tls client\nverify-client-cert require\n"

@@ -128,7 +128,7 @@ def test_both_sides_speak_the_same_protocol(protocol: str, server: str, client: 
     assert f"\nproto {server}\n" in of_server and f"\nproto {client}\n" in of_client
     # OpenVPN ends at once when it finds this with TCP.
     assert ("explicit-exit-notify" in of_server, "explicit-exit-notify" in of_client) == (protocol == "udp",) * 2
-    assert "client-to-client" not in of_server and "ccd-exclusive" in of_server
+    assert "client-to-client" not in of_server and "management-client-auth" in of_server
 
 
 def test_machine_takes_no_route_and_no_program_from_the_server() -> None:
