@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -48,8 +48,12 @@ class Program:
 
     def wait_until_ready(self, *, timeout_s: float) -> None:
         """Returns when the program has written its ready file; raises DemoError when it ends or is too slow."""
+        self.wait_until(self._ready_file.exists, timeout_s=timeout_s)
+
+    def wait_until(self, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
+        """Returns when it is ready by another sign; raises DemoError when it ends or is too slow."""
         deadline = time.monotonic() + timeout_s
-        while not self._ready_file.exists():
+        while not is_ready():
             self.check()
             if time.monotonic() > deadline:
                 raise DemoError(f"{self.name}: not ready after {timeout_s:g} s. {self._last_words()}")

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.test import Client
 
@@ -209,7 +210,7 @@ class TestRefusals:
 class Demo:
     """`manage.py demo` as a newcomer has it, with ports and a database of its own."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, **environment: str) -> None:
         self.public, self.machines, self.street = free_ports(3)
         self.state = state
         self.output = state / "said"
@@ -222,6 +223,7 @@ class Demo:
             "PUBLIC_BIND": f"127.0.0.1:{self.public}",
             "MACHINE_API_BIND": f"127.0.0.1:{self.machines}",
             "STREET_PORT": str(self.street),
+            **environment,
         }
         self.manage("migrate", "--verbosity", "0")
 
@@ -290,6 +292,89 @@ class Demo:
         return found
 
 
+_ENGINE = """#!/bin/sh
+# A container engine that knows just what the demo and ./setup should ask of it; its one container is a real guacd.
+image=docker.io/guacamole/guacd:1.6.0
+echo "$*" >>"{calls}"
+case "$1 $2 $3" in
+    "info  ") exit 0 ;;
+    "image inspect $image") [ -e "{calls}.pulled" ]; exit ;;
+    "pull $image ") touch "{calls}.pulled"; exit 0 ;;
+    "rm --force portafilter-guacd-"*) echo "Error: No such container: $3" >&2; exit 1 ;;
+    "run --rm --name")
+        if [ "$5 $6 $7 $8 $9" = "--network host --entrypoint /opt/guacamole/sbin/guacd $image" ]; then
+            shift 9
+            if [ "$1 $2 $3 $4 $6 $7 $#" = "-f -b 127.0.0.1 -l -L info 7" ]; then exec "{guacd}" "$@"; fi
+        fi
+        ;;
+esac
+echo "refused: $*" >>"{calls}"
+exit 125
+"""
+
+
+def fake_engine(folder: Path, *, guacd: str = "false") -> Path:
+    """Makes a `docker` in the folder; answers with the file in which its calls are."""
+    folder.mkdir()
+    calls = folder / "calls"
+    program = folder / "docker"
+    program.write_text(_ENGINE.format(calls=calls, guacd=guacd))
+    program.chmod(0o755)
+    return calls
+
+
+_SETUP_WITHOUT_GUACD = """
+set -eu
+. ./functions
+program() {{ case $1 in guacd) return 1 ;; podman) return 1 ;; docker) command -v docker >/dev/null ;; esac; }}
+any_file() {{ true; }}
+is_debian_12() {{ false; }}
+purpose={purpose}
+packages
+take_turn
+guacd_in_a_container
+"""
+
+
+def setup_without_guacd(folder: Path, purpose: str) -> subprocess.CompletedProcess[str]:
+    """What ./setup says about guacd in a folder of its own, on a system that is no Debian and has all but guacd."""
+    lines = (ROOT / "setup").read_text().splitlines()
+    assert lines[-1] == 'main "$@"'
+    (folder / "functions").write_text("\n".join(lines[:-1]).replace('cd "$(dirname "$0")"', ":"))
+    return subprocess.run(
+        ["sh", "-c", _SETUP_WITHOUT_GUACD.format(purpose=purpose)],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class TestSetup:
+    def test_image_is_fetched_once_where_guacd_cannot_be_installed(self, tmp_path: Path) -> None:
+        calls = fake_engine(tmp_path / "bin")
+        for _ in range(2):
+            done = setup_without_guacd(tmp_path, "run")
+            assert done.returncode == 0, done.stdout + done.stderr
+        image = "docker.io/guacamole/guacd:1.6.0"
+        look = ["info", f"image inspect {image}"]
+        assert calls.read_text().splitlines() == [*look, f"pull {image}", *look]
+
+    def test_guacd_is_named_as_missing_where_no_engine_answers(self, tmp_path: Path) -> None:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "docker").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "bin" / "docker").chmod(0o755)
+        done = setup_without_guacd(tmp_path, "run")
+        assert done.returncode == 1
+        assert "missing, by the names of Debian 12's packages: guacd" in done.stderr
+
+    def test_tests_want_the_program_itself(self, tmp_path: Path) -> None:
+        calls = fake_engine(tmp_path / "bin")
+        assert "packages: guacd" in setup_without_guacd(tmp_path, "test").stderr
+        assert not calls.exists()
+
+
 def wait_until(holds: Any, what: str, told: Any, *, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
@@ -327,6 +412,20 @@ class TestRunning:
         with demo.running():
             assert demo.logins() == first
         assert demo.processes() == []
+
+    def test_guacd_runs_in_a_container_where_there_is_no_program_but_an_engine(self, tmp_path: Path) -> None:
+        calls = fake_engine(tmp_path / "bin", guacd=settings.GUACD_PATH)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        demo = Demo(tmp_path, GUACD_PATH=str(tmp_path / "no-guacd"), PATH=path)
+        with demo.running() as process:
+            assert "guacd in a container of docker" in demo.said()
+            demo.press(MILANO.serial)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, demo.all_said()
+        wait_until(lambda: not demo.processes(), "the end of all programs", demo.processes)
+        said = calls.read_text().splitlines()
+        assert [line.split()[0] for line in said] == ["info", "rm", "run", "rm"], said
+        assert "refused" not in calls.read_text()
 
     def test_killed_demo_takes_its_programs_with_it(self, tmp_path: Path) -> None:
         demo = Demo(tmp_path)

@@ -18,6 +18,7 @@ from django.db import connections
 
 from agent.files import private_folder
 from machines.models import Machine
+from portal.demo.container import GuacdContainer, needed_engine
 from portal.demo.errors import DemoError
 from portal.demo.folders import write_machine_folder
 from portal.demo.logins import ensure_passwords
@@ -31,6 +32,7 @@ _STREET_PORT = 8090
 _READY_S = 120.0  # six screens and a server at once, perhaps on one busy processor
 _SERVER_STOP_S = 60.0  # its worker may be within a driver's call
 _MACHINES_STOP_S = 25.0
+_GUACD_STOP_S = 15.0
 
 
 class Command(BaseCommand):
@@ -76,8 +78,14 @@ class Command(BaseCommand):
         # The programs have connections of their own; this process only waits from here.
         connections.close_all()
         programs: list[tuple[Program, float]] = []
+        guacd: GuacdContainer | None = None
         try:
-            server = _start_server(folder)
+            if engine := needed_engine():
+                with self._step(f"guacd in a container of {engine}"):
+                    guacd = GuacdContainer(engine, folder)
+                    programs.append((guacd.program, _GUACD_STOP_S))
+                    guacd.wait_until_ready(timeout_s=_READY_S)
+            server = _start_server(folder, guacd.environment if guacd else {})
             programs.append((server, _SERVER_STOP_S))
             machines = _start_machines(folder, street_port)
             programs.append((machines, _MACHINES_STOP_S))
@@ -96,7 +104,10 @@ class Command(BaseCommand):
                 for program, _ in programs:
                     program.tell_to_stop()
                 killed = [program.name for program, limit in programs if not program.wait_until_gone(timeout_s=limit)]
-                _stop_gateways()
+                if guacd is not None:
+                    guacd.remove()
+                else:
+                    _stop_gateways()
             if killed:
                 self._say(f"  Killed, for it did not end by itself: {', '.join(killed)}")
 
@@ -160,7 +171,7 @@ def _check_ports(street_port: int) -> None:
     check_port("STREET_PORT", ("127.0.0.1", street_port), example=str(street_port + 100))
 
 
-def _start_server(folder: Path) -> Program:
+def _start_server(folder: Path, environment: dict[str, str]) -> Program:
     ready = folder / "server.ready"
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "serve"]
     return Program(
@@ -168,7 +179,7 @@ def _start_server(folder: Path) -> Program:
         [*command, "--ready-file", str(ready), "--stop-gateways"],
         log=folder / "server.log",
         ready_file=ready,
-        environment={},
+        environment=environment,
     )
 
 
