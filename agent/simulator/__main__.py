@@ -56,10 +56,11 @@ def _run(options: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    fleet = Fleet(options.folder, street_port=options.street_port)
+    fleet = Fleet(options.folder, street_port=None if options.no_street else options.street_port)
     try:
         fleet.start(on_up=lambda machine: print(f"{machine.config.serial}  {machine.config.name}: on", flush=True))
-        print(f"The street: {fleet.street_url}", flush=True)
+        if fleet.street_url:
+            print(f"The street: {fleet.street_url}", flush=True)
         if options.ready_file is not None:
             ready = {"street_url": fleet.street_url, "machines": sorted(fleet.machines), "pid": os.getpid()}
             write_json(options.ready_file, ready)
@@ -151,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", "switch the machines of a folder on, until interrupted", one_machine=False)
     run.add_argument("--street-port", type=int, default=8090, help="where to see them in a browser (0: any free port)")
+    run.add_argument("--no-street", action="store_true", help="show them nowhere, as in a network namespace")
     run.add_argument("--ready-file", type=Path, metavar="PATH", help="written when all screens are up")
     run.add_argument("--verbose", action="store_true", help="log more")
     command("list", "what there is, and how it stands", one_machine=False)

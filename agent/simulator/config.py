@@ -15,7 +15,7 @@ from agent.files import private_folder, write_json
 from agent.simulator.coffee import FAULTS
 
 FILE_NAME = "machine.json"
-_REQUIRED = ("serial", "address", "api_url", "token_file")
+_REQUIRED = ("serial", "api_url", "token_file")
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class MachineConfig:
 
     folder: Path
     serial: str
-    address: str
     api_url: str
     token_file: str
     token: str = field(repr=False)
+    address: str = ""  # left out only with a `vpn_profile`: calls leave from the tunnel's, RDP listens there
     name: str = "Coffee machine"
     model: str = "Aurora 9"
     site: str = ""
@@ -37,6 +37,9 @@ class MachineConfig:
     heartbeat_s: float = 30.0
     width: int = 1024
     height: int = 768
+    vpn_profile: str = ""  # relative to the folder; without one the server is reached as things are
+    vpn_when: str = "press"
+    openvpn_program: str = "openvpn"
 
     @classmethod
     def from_folder(cls, folder: Path) -> MachineConfig:
@@ -69,7 +72,10 @@ class MachineConfig:
             api_url=self.api_url,
             token=self.token,
             state_dir=self.folder / "agent",
-            source_address=self.address,
+            source_address=None if self.vpn_profile else self.address,
+            vpn_profile=self.folder / self.vpn_profile if self.vpn_profile else None,
+            vpn_program=self.openvpn_program,
+            vpn_when=self.vpn_when,
             rdp_port=self.rdp_port,
             rdp_security="nla",
             software=f"{self.model}, agent {__version__}",
@@ -86,6 +92,8 @@ class MachineConfig:
         for name in _REQUIRED:
             if not document.get(name):
                 raise ConfigError(f"{path}: {name} is missing, and there is no default for it.")
+        if not document.get("address") and not document.get("vpn_profile"):
+            raise ConfigError(f"{path}: address is missing, expected it or a vpn_profile that brings one.")
         try:
             token = read_token_file(folder / document["token_file"])
         except ValueError as error:
@@ -125,6 +133,11 @@ def _fault(value: Any) -> None:
         raise ValueError(f"one of {', '.join(FAULTS)}, or nothing")
 
 
+def _when(value: Any) -> None:
+    if value not in ("press", "always"):
+        raise ValueError("press or always")
+
+
 def _checks(check: Any) -> Any:
     def convert(value: Any) -> None:
         if not isinstance(value, str):
@@ -144,6 +157,9 @@ _EXPECTED: Mapping[str, Any] = {
     "heartbeat_s": _number(0.1, 3600, whole=False),
     "width": _number(640, 3840),
     "height": _number(480, 2160),
+    "vpn_profile": _text(200),
+    "vpn_when": _when,
+    "openvpn_program": _text(200),
 }
 
 

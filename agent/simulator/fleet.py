@@ -136,7 +136,8 @@ def describe(machine: SimulatedMachine) -> dict[str, Any]:
     config, rescue = machine.config, machine.rescue
     fault = machine.screen.get("fault")
     return {
-        **{"serial": config.serial, "name": config.name, "site": config.site, "address": config.address},
+        **{"serial": config.serial, "name": config.name, "site": config.site},
+        "address": config.address or machine.line.address,
         "fault": f"{fault['code']} {fault['title']}" if fault else "",
         "rdp_port": machine.rdp_port,
         "rescue": {"state": rescue.state, "message": rescue.message, "operator": rescue.operator_name},

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from agent.api import ApiError, Client, Stopped
+from agent.api import ApiError, Stopped
 from agent.config import ConfigError
 from agent.files import private_folder, read_json, write_json
 from agent.heartbeat import Heartbeat
+from agent.line import LineState
 from agent.processes import birth_of
 from agent.rdp import RdpError
 from agent.rescue import Notice, Rescue
@@ -23,6 +24,7 @@ from agent.simulator.display import Display
 from agent.simulator.rdp_server import ShadowServer
 from agent.simulator.screen import Screen
 from agent.store import Problem, RescueStore
+from agent.vpn import way_to_support
 
 log = logging.getLogger("agent.simulator")
 
@@ -44,13 +46,25 @@ class SimulatedMachine:
         self._processes_file = self._run_folder / "processes.json"
         self._display = Display(self._run_folder, width=config.width, height=config.height)
         self._screen = Screen(config, self._display, self._run_folder)
-        self._rdp = ShadowServer(self._display, self._run_folder, address=config.address, port=config.rdp_port)
         agent_config = config.for_agent()
-        self._api = Client(agent_config)
+        self._api, self._line = way_to_support(agent_config)
+        self._rdp = ShadowServer(self._display, self._run_folder, address=self._rdp_address, port=config.rdp_port)
         self._agent = Rescue(
-            agent_config, api=self._api, hook=self._rdp, display=self._show, store=RescueStore(agent_config.state_dir)
+            agent_config,
+            api=self._api,
+            hook=self._rdp,
+            display=self._show,
+            store=RescueStore(agent_config.state_dir),
+            line=self._line,
         )
-        self._heartbeat = Heartbeat(agent_config, api=self._api, rescue=self._agent, faults=self._faults)
+        self._heartbeat = Heartbeat(
+            agent_config,
+            api=self._api,
+            rescue=self._agent,
+            faults=self._faults,
+            is_due=lambda: self._line.state.is_up,
+        )
+        self._is_line_held = False
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock_file: IO[bytes] | None = None
@@ -75,6 +89,9 @@ class SimulatedMachine:
         except BaseException:
             self.stop()
             raise
+        if self.config.vpn_when == "always":
+            self._line.hold()
+            self._is_line_held = True
         self._work("recovery", self._agent.recover)
         self._work("heartbeat", lambda: self._heartbeat.beat_until(self._stop))
         log.info("%s: on, display %s, address %s", self.config.serial, self._display.name, self.config.address)
@@ -85,6 +102,9 @@ class SimulatedMachine:
         self._agent.stop()
         for thread in self._threads:
             thread.join(_JOIN_S)
+        if self._is_line_held:
+            self._line.release()
+            self._is_line_held = False
         with contextlib.suppress(RdpError):
             self._rdp.close("")
         self._screen.stop()
@@ -137,6 +157,11 @@ class SimulatedMachine:
     def rescue(self) -> Notice:
         """What the person at the machine was last told; its state is "" as long as nothing was."""
         return self.notices[-1] if self.notices else Notice("", "")
+
+    @property
+    def line(self) -> LineState:
+        """How the tunnel to support stands; always up for a machine without one."""
+        return self._line.state
 
     @property
     def rdp_port(self) -> int | None:
@@ -216,6 +241,10 @@ class SimulatedMachine:
     def _faults(self) -> list[str]:
         fault = self.screen.get("fault")
         return [f"{fault['code']} {fault['title']}"] if fault else []
+
+    def _rdp_address(self) -> str:
+        # With a tunnel its own address, which is there only while it is up: nothing listens anywhere else.
+        return self._line.state.address if self.config.vpn_profile else self.config.address
 
     def _agent_is_idle(self) -> bool:
         return RescueStore(self.config.folder / "agent").read() is None

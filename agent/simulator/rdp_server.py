@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.credentials import Credentials
@@ -34,10 +35,11 @@ class ShadowServer:
     process, so that a later run can end what this one left.
     """
 
-    def __init__(self, display: Display, folder: Path, *, address: str, port: int) -> None:
+    def __init__(self, display: Display, folder: Path, *, address: Callable[[], str], port: int) -> None:
         self._display = display
         self._folder = private_folder(folder)
-        self._address = address
+        self._choose_address = address
+        self._address = ""
         self._wanted_port = port
         self._sam = folder / "sam"
         self._state = folder / "shadow.json"
@@ -46,14 +48,21 @@ class ShadowServer:
 
     def open(self, credentials: Credentials) -> int:
         """Starts the server; the user can log in when this returns. Raises RdpError, and then nothing is left open."""
+        return self._open(credentials, self._choose_address())
+
+    def _open(self, credentials: Credentials, address: str) -> int:
         self.close(credentials.username)
         children.require("freerdp-shadow-cli")
+        if not address:
+            raise RdpError("the tunnel is not up: there is no address to listen on")
+        self._address = address
         port = self._choose_port()
+        where = {"address": address, "port": port}
         try:
             self._write_sam(credentials)
-            write_json(self._state, {"port": port}, durable=False)
+            write_json(self._state, where, durable=False)
             process = self._start(port)
-            write_json(self._state, {"port": port, "pid": process.pid, "birth": birth_of(process.pid)}, durable=False)
+            write_json(self._state, {**where, "pid": process.pid, "birth": birth_of(process.pid)}, durable=False)
             self._wait_until_listening(process, port)
         except (RdpError, OSError) as error:
             self.close(credentials.username)
@@ -73,14 +82,15 @@ class ShadowServer:
             log.warning("close: ended an RDP server of an earlier run (process %s)", state["pid"])
         erase(self._sam)
         if state:
-            self._wait_until_closed(int(state.get("port", 0)))
+            self._wait_until_closed(str(state.get("address") or self._address), int(state.get("port", 0)))
         self._state.unlink(missing_ok=True)
         self.port = None
 
     def warm_up(self) -> None:
         """Starts and ends it once: it makes its certificate the first time, for which no rescue should wait."""
         if not (self._folder / ".config/freerdp/shadow/shadow.crt").exists():
-            self.open(Credentials("nobody", os.urandom(16).hex()))
+            # On loopback: an address in the VPN may be there only during a rescue.
+            self._open(Credentials("nobody", os.urandom(16).hex()), self._choose_address() or "127.0.0.1")
             self.close("nobody")
 
     def _write_sam(self, credentials: Credentials) -> None:
@@ -120,11 +130,11 @@ class ShadowServer:
             pause_s = min(pause_s * 1.1, _LONGEST_POLL_S)
         raise RdpError(f"nothing listened within {_START_S:g} s")
 
-    def _wait_until_closed(self, port: int) -> None:
+    def _wait_until_closed(self, address: str, port: int) -> None:
         deadline = time.monotonic() + _STOP_S
-        while port and is_listening(self._address, port):
+        while address and port and is_listening(address, port):
             if time.monotonic() > deadline:
-                raise RdpError(f"something still listens on {self._address}:{port}")
+                raise RdpError(f"something still listens on {address}:{port}")
             time.sleep(_POLL_S)
 
     def _choose_port(self) -> int:

@@ -20,6 +20,9 @@ open_command =
     --for
     support's user
 close_command = /usr/local/bin/close-rdp
+[vpn]
+profile = m-1.ovpn
+when = always
 [machine]
 heartbeat_s = 60
 """
@@ -38,6 +41,8 @@ def test_good_settings_are_read(tmp_path: Path) -> None:
     assert config.open_command == ("/usr/local/bin/open rdp", "--for", "support's user")
     assert (config.rdp_port, config.heartbeat_s, config.poll_wait_s) == (3390, 60.0, 25)
     assert config.state_dir == tmp_path / "state"
+    assert (config.vpn_profile, config.vpn_program) == (tmp_path / "m-1.ovpn", "openvpn")
+    assert config.vpn_when == "always"
     assert "s3cret" not in repr(config)
 
 
@@ -58,6 +63,7 @@ def test_token_is_read_from_a_file_beside_the_settings(tmp_path: Path) -> None:
         ("port = 3390", "prot = 1", ["'prot'", "[rdp]", "port"]),
         ("[machine]", "[machines]", ["[machines]", "[machine]"]),
         ("heartbeat_s = 60", "heartbeat_s = often", ["heartbeat_s", "'often'", "seconds from 1 to 3600"]),
+        ("when = always", "when = sometimes", ["[vpn] when", "'sometimes'", "press, always"]),
         ("close_command = /usr/local/bin/close-rdp", "", ["open_command", "close_command", "closed"]),
         ("token = abc.s3cret", "token_file = nowhere", ["[api] token_file", "'nowhere'", "readable file"]),
         ("token = abc.s3cret", "token = a.b\ntoken_file = t", ["token", "token_file", "one of them"]),

@@ -24,6 +24,7 @@ from agent.simulator.fleet import ask_simulator
 from agent.simulator.rdp_server import is_listening
 from tests.agent.guacd import login
 from tests.agent.scripted_api import ScriptedApi
+from tests.agent.tunnel_files import TunnelFiles
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]
 
@@ -102,6 +103,33 @@ def test_rdp_is_open_during_the_rescue_only_and_the_sam_file_goes(
     assert not (machine.config.folder / "agent" / "rescue.json").exists()
     server.update("r1", state="closed", message="Enjoy your coffee.")
     machine.wait_for(lambda machine: machine.screen["help"]["message"] == "Enjoy your coffee.")
+
+
+def test_rdp_listens_on_the_tunnels_address_while_the_tunnel_is_up(
+    server: ScriptedApi, tmp_path: Path, far_end: TunnelFiles
+) -> None:
+    config = MachineConfig.write(
+        tmp_path / "IT-0043",
+        token=server.token,
+        serial="IT-0043",
+        api_url=server.url,
+        rdp_port=3391,
+        heartbeat_s=0.2,
+        vpn_profile=os.path.relpath(far_end.profile, tmp_path / "IT-0043"),
+        openvpn_program=str(far_end.program),
+    )
+    with SimulatedMachine(config) as machine:
+        assert not far_end.runs, "no press, no tunnel"
+        machine.press()
+        machine.wait_for(lambda machine: machine.rescue.state == "requested")
+        assert machine.line.address == "127.64.7.7" and is_listening("127.64.7.7", 3391)
+        assert {call.peer for call in server.calls} == {"127.64.7.7"}
+        server.update("r1", state="closing", end_reason="resolved", message="Solved.")
+        machine.wait_for(lambda machine: machine.rescue.state == "closing")
+        assert not is_listening("127.64.7.7", 3391)
+        far_end.do("halt")
+        machine.wait_for(lambda machine: machine.rescue.state == "closed")
+        _until(lambda: not far_end.running, "the tunnel is down")
 
 
 def test_guacd_logs_in_with_the_one_off_password_only_and_works_the_machine(

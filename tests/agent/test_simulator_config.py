@@ -33,6 +33,8 @@ def test_written_settings_are_read_back_and_the_token_is_its_owners(tmp_path: Pa
     [
         ("serial", "", ["serial", "missing"]),
         ("address", "lobby", ["address", "'lobby'", "VPN address"]),
+        ("address", "", ["address", "''", "VPN address"]),
+        ("vpn_when", "sometimes", ["vpn_when", "'sometimes'", "press or always"]),
         ("api_url", "8001", ["api_url", "'8001'", "http://"]),
         ("rdp_port", "3389", ["rdp_port", "'3389'", "0 to 65535"]),
         ("rdp_port", True, ["rdp_port", "True", "0 to 65535"]),
@@ -50,6 +52,14 @@ def test_error_names_key_found_and_expected(tmp_path: Path, name: str, value: ob
         MachineConfig.from_folder(tmp_path)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_machine_without_address_needs_a_tunnel_that_brings_one(tmp_path: Path) -> None:
+    values = {name: value for name, value in _GOOD.items() if name != "address"}
+    with pytest.raises(ConfigError, match="address is missing, expected it or a vpn_profile"):
+        MachineConfig.write(tmp_path, token="abc.s3cret", **values)
+    agent = MachineConfig.write(tmp_path, token="abc.s3cret", vpn_profile="m.ovpn", **values).for_agent()
+    assert (agent.source_address, agent.vpn_profile, agent.vpn_when) == (None, tmp_path / "m.ovpn", "press")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null"])
