@@ -11,7 +11,7 @@ function choice(name, value, text, checked = false) {
   return el(
     "label",
     { class: "choice" },
-    el("input", { type: "radio", name, value, checked }),
+    el("input", { type: "radio", name, value, checked, autofocus: checked }),
     el("span", { text }),
   );
 }

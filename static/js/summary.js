@@ -5,6 +5,9 @@ import { el, icon } from "./dom.js";
 import { between, dateAndTime, timeOfDay } from "./times.js";
 import { country, ending, machineName, problemText } from "./words.js";
 
+// The state's own words for what the line about the person's join or leave says already.
+const TWICE = new Set(["repairing", "left_desktop"]);
+
 /** The summary of a rescue that is closing or closed; `update(card)` brings it up to date. */
 export class Summary {
   constructor(card) {
@@ -86,7 +89,7 @@ export class Summary {
       return;
     }
     this.events.replaceChildren(
-      ...results.map((event) =>
+      ...results.filter((event) => !TWICE.has(event.kind)).map((event) =>
         el(
           "li",
           {},
