@@ -1,0 +1,108 @@
+"""What ends soon in the VPN is said in sentences, long before it bites."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from pytest_django.fixtures import Settings
+
+from machines import identities
+from machines.models import Machine, User, VpnAuthority, VpnIdentity
+from machines.vpn import pki
+from tests.machines.cast import new_machine
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def _folder(vpn: Settings, tmp_path: Path) -> None:
+    vpn.VPN_DIR = tmp_path
+
+
+def handed_over(serial: str, *, now: datetime = NOW) -> VpnIdentity:
+    machine = Machine.objects.filter(serial=serial).first() or new_machine(serial)
+    identity = identities.issue_identity(machine, now=now)
+    identities.hand_over(identity, now=now)
+    return identity
+
+
+def test_missing_authority_is_said_where_there_is_an_openvpn(vpn: Settings) -> None:
+    assert identities.health(NOW) == [
+        "There is no VPN authority yet: no machine can join. Make it: manage.py make_vpn_authority"
+    ]
+    vpn.VPN = "loopback"
+    assert identities.health(NOW) == []
+
+
+def test_all_is_well_with_a_young_authority_and_a_fresh_list() -> None:
+    handed_over("A1")
+    identities.crl_pem(now=NOW)
+    assert identities.health(NOW) == identities.health(NOW + 14 * DAY) == []
+
+
+def test_list_of_revocations_that_nobody_writes_is_said_before_it_ends() -> None:
+    identities.crl_pem(now=NOW)
+    assert "ends on 2026-12-23; from then on no machine is admitted" in identities.health(NOW + 16 * DAY)[0]
+    assert "ended on 2026-12-23: no machine is admitted any more" in identities.health(NOW + 30 * DAY)[0]
+    identities.crl_pem(now=NOW + 30 * DAY)
+    assert identities.health(NOW + 30 * DAY) == []
+
+
+def test_old_list_in_the_servers_folder_is_noticed_whatever_the_rows_say(vpn: Settings) -> None:
+    authority = pki.make_authority(now=NOW, life=100 * DAY)
+    (vpn.VPN_DIR / "crl.pem").write_text(pki.make_crl(authority, [], number=1, now=NOW, life=3 * DAY))
+    identities.crl_pem(now=NOW)
+    assert "ends on 2026-11-26" in identities.health(NOW)[0]
+    (vpn.VPN_DIR / "crl.pem").write_text("half a fi")
+    assert identities.health(NOW) == []
+
+
+@pytest.mark.parametrize(("left", "days"), [(89, 90), (29, 30), (6, 7)])
+def test_certificate_that_ends_soon_is_said(left: int, days: int) -> None:
+    identity = handed_over("A1")
+    (sentence,) = identities.health(identity.expires_at - left * DAY)[-1:]
+    assert sentence == f"The VPN certificate of A1 ends within {days} days. Renew it."
+
+
+def test_machine_with_a_newer_identity_is_not_named() -> None:
+    handed_over("A1")
+    renewed = handed_over("A1", now=NOW + 800 * DAY)
+    said = " ".join(identities.health(NOW + 820 * DAY))
+    assert "A1" not in said
+    identities.revoke(renewed, reason="lost")
+    assert "A1 ends within 7 days" in " ".join(identities.health(NOW + 820 * DAY))
+
+
+def test_machines_that_are_out_already_come_first_and_few_are_named() -> None:
+    for number in range(7):
+        identity = handed_over(f"A{number}")
+    said = identities.health(identity.expires_at)
+    assert "A0, A1, A2, A3, A4 and 2 more are shut out: the VPN certificate has expired. Enrol anew." in said
+    Machine.objects.update(is_active=False)
+    assert "A0" not in " ".join(identities.health(identity.expires_at))
+
+
+def test_server_and_authority_are_watched_too() -> None:
+    identities.ensure_authority(now=NOW)
+    # The renewal is due 120 days before the end; nobody has called for it for a month.
+    assert identities.health(NOW + 720 * DAY) == []
+    assert "VPN server's certificate ends on 2029-02-25" in identities.health(NOW + 740 * DAY)[0]
+    identities.ensure_authority(now=NOW + 740 * DAY)
+    assert identities.health(NOW + 740 * DAY) == []
+    assert "The VPN authority ends on 2046-11-18" in " ".join(identities.health(NOW + 18 * 365 * DAY))
+
+
+def test_admin_says_it_to_whoever_looks_at_the_authority() -> None:
+    identities.ensure_authority(now=NOW)
+    VpnAuthority.objects.update(crl_next_update=NOW - 365 * DAY)
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"), backend="django.contrib.auth.backends.ModelBackend")
+    page = client.get(reverse("admin:machines_vpnauthority_changelist")).content.decode()
+    assert "no machine is admitted any more" in page
