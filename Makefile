@@ -5,6 +5,9 @@ PYTEST := $(PYTHON) -m pytest -q
 # One process a core, two at most: the tests with real desktops need the processor too.
 PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadgroup
 
+# What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
+NOT_ON_POSTGRES := e2e agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py
+
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
 
@@ -42,7 +45,7 @@ test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
 
 test-postgres: setup-test ## Those that use the database once more, on a PostgreSQL of their own.
 	@echo "— tests, on PostgreSQL"
-	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) -m "not real" --ignore tests/e2e --ignore tests/agent --ignore tests/sessions/guacamole --ignore tests/portal/browser
+	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) $(addprefix --ignore tests/,$(NOT_ON_POSTGRES))
 
 test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@echo "— tests, end to end"

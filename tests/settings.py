@@ -65,3 +65,7 @@ from portal.settings import *  # noqa: E402, F403
 
 # Hashing a password slowly on purpose protects people's; the tests' are made up.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+# Threads of the tests' own servers and keepers come and go: a connection that outlived its work would keep PostgreSQL
+# from dropping the test database.
+DATABASES["default"]["CONN_MAX_AGE"] = 0  # noqa: F405
