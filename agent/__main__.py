@@ -1,4 +1,4 @@
-"""The agent's commands: `python3 -m agent --config FILE press | cancel | status | heartbeat | run`."""
+"""The agent's commands: `python3 -m agent --config FILE enrol | run | press | cancel | status | heartbeat`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from agent import __version__
 from agent.api import ApiError, Client, Stopped
 from agent.config import AgentConfig, ConfigError
+from agent.enrol import EnrolError, Enrolment, read_code, read_where
 from agent.heartbeat import Heartbeat
+from agent.key_request import OpensslError
 from agent.line import Line
+from agent.profile import ProfileError
 from agent.rdp import CommandHook, RdpError
 from agent.rescue import Notice, Rescue
 from agent.store import Problem, RescueStore
@@ -39,12 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        config = AgentConfig.load(options.config)
-        return _COMMANDS[options.command](config, options)
+        if options.config is None:
+            raise ConfigError("--config FILE is missing: the agent's settings.")
+        if options.command == "enrol":
+            return _enrol(options)
+        return _COMMANDS[options.command](AgentConfig.load(options.config), options)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return _EXIT_USAGE
-    except (ApiError, RdpError, OSError) as error:
+    except (ApiError, RdpError, EnrolError, OpensslError, ProfileError, OSError) as error:
         print(error, file=sys.stderr)
         return _EXIT_FAILED
     except (KeyboardInterrupt, Stopped):
@@ -52,6 +59,23 @@ def main(arguments: list[str] | None = None) -> int:
             "Stopped. A rescue that was open goes on at the next `press` or `run`; `cancel` ends it.", file=sys.stderr
         )
         return _EXIT_STOPPED
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    origin, code = read_where(options.portal, allow_http=options.allow_http)
+    if options.code or not code:
+        # Asked for when left out: an argument is seen by every user of this machine.
+        code = options.code or (input("Code: ") if sys.stdin.isatty() else sys.stdin.readline())
+    enrolment = Enrolment(origin, read_code(code), options.config, openssl=options.openssl, ca_file=options.ca_file)
+    try:
+        answer = enrolment.run()
+    except ApiError as error:
+        if error.retryable:
+            print("Nothing is lost: the same command with the same code is safe for 15 minutes.", file=sys.stderr)
+        raise
+    print(f"This machine is {answer.serial}, {answer.vpn_address} in the VPN. Its settings are in {options.config}.")
+    print("Now start the agent, or restart it; `heartbeat` tries the way to support once.")
+    return 0
 
 
 def _press(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -168,7 +192,8 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m agent", description="Asks for help from this coffee machine.")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agent's settings (INI)")
+    words: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "the agent's settings (INI)"}
+    parser.add_argument("--config", default=None, **words)
     parser.add_argument("--verbose", action="store_true", help="log more")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -178,7 +203,18 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("cancel", help="help is no longer needed")
     commands.add_parser("status", help="how the rescue stands")
     commands.add_parser("heartbeat", help="say once that this machine lives")
+    enrol = commands.add_parser("enrol", help="make this machine known, with a code from the portal")
+    enrol.add_argument(
+        "portal", metavar="ADDRESS", help="the portal's https address, or the whole text of the QR picture"
+    )
+    enrol.add_argument("code", nargs="?", default="", help="the code; asked for when left out")
+    enrol.add_argument("--openssl", default="openssl", metavar="PROGRAM", help="the openssl program")
+    enrol.add_argument("--ca-file", type=Path, metavar="FILE", help="the authority of the portal's certificate")
+    enrol.add_argument("--allow-http", action="store_true", help="for a trial only: send code and token in clear")
     commands.add_parser("run", help="send heartbeats, take up what an earlier run left, until interrupted")
+    for command in commands.choices.values():
+        # Also after the command; SUPPRESS keeps what was given before it.
+        command.add_argument("--config", default=argparse.SUPPRESS, **words)
     return parser
 
 

@@ -22,7 +22,7 @@ from agent.credentials import Credentials
 log = logging.getLogger("agent.api")
 
 _T = TypeVar("_T")
-_ANSWER_LIMIT = 64 * 1024  # the largest real answer is below 2 kB; whatever sends more is not our server
+ANSWER_LIMIT = 64 * 1024  # the largest real answer is below 2 kB; whatever sends more is not our server
 _RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -162,13 +162,13 @@ class Client:
                 connection.sock.settimeout(self._timeout_s + extra_s)
                 connection.request(method, self._prefix + path, body=data, headers=all_headers)
                 response = connection.getresponse()
-                text = response.read(_ANSWER_LIMIT + 1)
+                text = response.read(ANSWER_LIMIT + 1)
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise ApiError(f"no answer from {self.where}: {reason}", retryable=True) from error
         if 200 <= response.status < 300:
             return response.status, self._document(text, response.status)
-        raise self._refusal(response, text)
+        raise refusal(self.where, response, text)
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[http.client.HTTPConnection]:
@@ -199,7 +199,7 @@ class Client:
         return (address, 0) if address else None
 
     def _document(self, text: bytes, status: int) -> dict[str, Any]:
-        document = _json_object(text)
+        document = json_object(text)
         if document is None:
             # A captive portal or a half answer: the next try may reach the real server.
             raise ApiError(
@@ -207,16 +207,18 @@ class Client:
             )
         return document
 
-    def _refusal(self, response: http.client.HTTPResponse, text: bytes) -> ApiError:
-        problem = _json_object(text) or {}
-        said = str(problem.get("detail") or problem.get("title") or response.reason)[:300]
-        wait = response.getheader("Retry-After", "")
-        return ApiError(
-            f"{self.where} answered {response.status}: {said}",
-            retryable=response.status in _RETRYABLE_STATUS,
-            status=response.status,
-            wait_s=min(float(wait), 300.0) if wait.isascii() and wait.isdigit() else 0.0,
-        )
+
+def refusal(where: str, response: http.client.HTTPResponse, text: bytes) -> ApiError:
+    """What an answer other than a success says, as an error."""
+    problem = json_object(text) or {}
+    said = str(problem.get("detail") or problem.get("title") or response.reason)[:300]
+    wait = response.getheader("Retry-After", "")
+    return ApiError(
+        f"{where} answered {response.status}: {said}",
+        retryable=response.status in _RETRYABLE_STATUS,
+        status=response.status,
+        wait_s=min(float(wait), 300.0) if wait.isascii() and wait.isdigit() else 0.0,
+    )
 
 
 @dataclass
@@ -265,8 +267,9 @@ def keep_trying(
             raise Stopped(what)
 
 
-def _json_object(text: bytes) -> dict[str, Any] | None:
-    if len(text) > _ANSWER_LIMIT:
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object of an answer; None when it is too large, or something else."""
+    if len(text) > ANSWER_LIMIT:
         return None
     try:
         document = json.loads(text.decode("utf-8"))

@@ -20,10 +20,15 @@ def private_folder(path: Path) -> Path:
 
 def write_json(path: Path, document: dict[str, Any], *, durable: bool = True) -> None:
     """Replaces the file in one step, mode 0600; `durable` waits for the disk, so that a power cut cannot undo it."""
+    write_text(path, json.dumps(document, ensure_ascii=False), durable=durable)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replaces the file in one step, mode 0600, as `write_json` does."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, ensure_ascii=False)
+            file.write(text)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
