@@ -398,10 +398,15 @@ def _announce(fleet_id: int, session_id: UUID, *, rings: bool = True) -> None:
 
 def _require_holder(session: SupportSession, user: User, *, supervisor_only: bool = False) -> None:
     operator = fleet_selectors.operator_of(user)
-    if operator and operator.is_supervisor:
+    in_fleet = fleet_selectors.fleets_of(user).filter(pk=session.fleet_id).exists()
+    if operator and operator.is_supervisor and in_fleet:
         return
     if supervisor_only:
-        raise NotAllowed("Only a supervisor can end a rescue by force.")
+        # As in the admin: a superuser manages all fleets, others with the right to it their own (T22).
+        is_manager = user.is_superuser or (user.is_staff and in_fleet)
+        if user.is_active and is_manager and user.has_perm("support.change_supportsession"):
+            return
+        raise NotAllowed("Only a supervisor or a manager of the fleet can end a rescue by force.")
     if session.operator_id != user.pk:
         raise NotAllowed("Only the operator who has claimed this rescue, or a supervisor, can do that.")
 

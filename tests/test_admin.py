@@ -31,6 +31,7 @@ from machines.models import (
     VpnIdentity,
 )
 from sessions import attachments, services
+from sessions.errors import NotAllowed
 from sessions.models import (
     Attachment,
     ConnectionProfile,
@@ -40,6 +41,7 @@ from sessions.models import (
     RdpCredential,
     SupportSession,
 )
+from sessions.states import EndReason
 from tests.sessions.rescues import fleet, machine, person, press
 
 pytestmark = pytest.mark.django_db
@@ -240,18 +242,14 @@ def test_machine_at_another_fleets_site_is_refused_in_words(manager: Client) -> 
     assert answer.status_code == 200 and "belongs to South" in answer.content.decode()
 
 
-def test_supervisor_ends_a_rescue_by_force_through_the_services(manager: Client) -> None:
+def test_superuser_ends_a_rescue_by_force_without_being_an_operator(manager: Client) -> None:
     session = press()
-    answer = act(manager, SupportSession, "end_by_force", session, follow=True)
-    assert "Only a supervisor" in answer.content.decode()
-    session.refresh_from_db()
-    assert session.is_open
-    Operator.objects.create(user=User.objects.get(username="root"), role="supervisor")
     act(manager, SupportSession, "end_by_force", session)
     session.refresh_from_db()
     assert (session.state, session.end_reason) == ("closing", "forced")
     assert not RdpCredential.objects.filter(session=session).exists()
     assert LogEntry.objects.count() == 1
+    assert session.closed_by == User.objects.get(username="root")
 
 
 def test_operators_who_are_no_staff_have_no_admin() -> None:
@@ -358,3 +356,28 @@ def test_manager_makes_no_connection_profile_for_all_tenants(fleet_manager: Clie
 
     fleet_manager.post(reverse("admin:support_connectionprofile_add"), {**values, "fleet": fleet().pk})
     assert ConnectionProfile.objects.get().fleet == fleet()
+
+
+def test_manager_ends_rescues_of_the_own_fleet_by_force_and_no_others(fleet_manager: Client) -> None:
+    own, other = press(), press("B1", of="South")
+    act(fleet_manager, SupportSession, "end_by_force", own)
+    act(fleet_manager, SupportSession, "end_by_force", other)
+    own.refresh_from_db()
+    other.refresh_from_db()
+    assert (own.end_reason, other.end_reason) == ("forced", None)
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"is_staff": True},  # without the right
+        {"is_superuser": True, "is_active": False},
+        {},
+    ],
+)
+def test_force_is_for_supervisors_and_managers(who: dict[str, bool]) -> None:
+    somebody = person("Somebody")
+    User.objects.filter(pk=somebody.pk).update(**who)
+    for user in (User.objects.get(pk=somebody.pk), person("Sue", of="South", role="supervisor")):
+        with pytest.raises(NotAllowed, match="Only a supervisor or a manager of the fleet"):
+            services.close(press(), user=user, outcome=EndReason.FORCED)

@@ -25,7 +25,7 @@ def test_supervisor_ends_a_rescue_by_force_and_everybody_reads_it(
     dora.page.get_by_text("End by force", exact=True).first.click()
     dora.page.locator("#close-note").fill("The technician is there already.")
     dora.page.locator("[data-action=submit-close]").click()
-    expect(alice.page.locator("[data-summary] .lead")).to_contain_text("A supervisor ended this rescue.")
+    expect(alice.page.locator("[data-summary] .lead")).to_contain_text("A supervisor or manager ended this rescue.")
     expect(alice.page.locator("[data-summary]")).to_contain_text("Dora Test")
     expect(alice.page.locator("[data-summary]")).to_contain_text("The technician is there already.")
     machine.wait_for(lambda m: m.rescue.end_reason == "forced")
