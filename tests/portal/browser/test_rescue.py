@@ -295,6 +295,7 @@ def test_close_takes_two_taps_and_shows_the_record(sign_in: SignIn) -> None:
     alice.answer("POST", "/close/", 200, ended)
     alice.answer("GET", "/events/", 200, {"results": [{"at": card["requested_at"], "sentence": "Help was pressed."}]})
     alice.page.locator("[data-action=close]").click()
+    expect(alice.page.get_by_label("Resolved", exact=True)).to_be_focused()
     alice.page.locator("[data-action=submit-close]").click()
     expect(alice.page.get_by_text("Choose the cause")).to_be_visible()
     assert alice.posted("/close/") == []
