@@ -281,3 +281,10 @@ def test_page_brings_no_ticket_where_there_is_nothing_to_join_or_nobody_looks(al
     assert _Page(ahead).states["rescue-state"]["ticket"] is None
     alice.head(f"/sessions/{session.pk}/")
     assert not Attachment.objects.exists()
+
+
+@pytest.mark.parametrize("address", ["/accounts/email/", "/accounts/password/change/", "/accounts/reauthenticate/"])
+def test_no_page_promises_a_mail_that_is_never_sent(alice: Client, address: str) -> None:
+    page = alice.get(address, follow=True).content.decode()
+    assert "/password/reset/" not in page
+    assert "action_send" not in page
