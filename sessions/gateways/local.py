@@ -20,8 +20,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from django.conf import settings
 
@@ -106,7 +107,7 @@ class LocalGateways:
     def running(self) -> list[str]:
         marked = processes.find(PORTAFILTER_INSTALLATION=self._installation)
         attempts = {process.environment.get("PORTAFILTER_GATEWAY", "") for process in marked}
-        if self._folder.is_dir():
+        with suppress(FileNotFoundError, NotADirectoryError):
             attempts |= {entry.name for entry in self._folder.iterdir() if entry.is_dir()}
         return sorted(attempt for attempt in attempts if _ATTEMPT_ID.fullmatch(attempt))
 
@@ -206,11 +207,35 @@ class LocalGateways:
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         """One at a time in the installation: nobody starts what another worker is just starting or clearing."""
-        self._folder.mkdir(mode=0o711, exist_ok=True)
-        self._refuse_foreign_folder()
-        with self._lock, open(self._folder / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        with self._lock, self._locked_folder():
+            try:
+                yield
+            finally:
+                self._remove_empty_folder()
+
+    @contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """The folder, made if need be, with its lock held; another may take both away until we have the lock."""
+        while True:
+            with suppress(FileExistsError):  # pathlib's exist_ok looks again, when it may be gone
+                self._folder.mkdir(mode=0o711)
+            try:
+                self._refuse_foreign_folder()
+                file = open(self._folder / ".lock", "w")  # noqa: SIM115 - closed below
+            except FileNotFoundError:
+                continue
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if _is_still(file, self._folder / ".lock"):
+                    yield
+                    return
+
+    def _remove_empty_folder(self) -> None:
+        """Of an installation without gateways nothing stays; whoever waits for this lock finds that it is no more."""
+        with suppress(OSError):  # the last one: somebody has made a lock of their own in it already
+            if [entry.name for entry in self._folder.iterdir()] == [".lock"]:
+                (self._folder / ".lock").unlink()
+                self._folder.rmdir()
 
     def _refuse_foreign_folder(self) -> None:
         found = self._folder.lstat()
@@ -231,6 +256,14 @@ class LocalGateways:
         shutil.rmtree(self._folder / attempt_id, ignore_errors=True)
         if (self._folder / attempt_id).exists():
             raise GatewayError(f"{self._folder / attempt_id} could not be removed.")
+
+
+def _is_still(file: IO[str], path: Path) -> bool:
+    """Whether this open file is the one that has the name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _leader(found: list[Process]) -> Process | None:

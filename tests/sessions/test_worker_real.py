@@ -45,8 +45,7 @@ def installation(settings: Settings) -> Iterator[str]:
     leftovers = driver.running()
     for attempt_id in leftovers:
         driver.stop(attempt_id, {})
-    (driver._folder / ".lock").unlink()
-    driver._folder.rmdir()
+    assert not driver._folder.exists()
     get_driver.cache_clear()
     connections.close_all()
     assert leftovers == []

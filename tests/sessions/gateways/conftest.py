@@ -49,9 +49,7 @@ def local(settings: Settings, tmp_path: Path) -> Iterator[LocalGateways]:
     yield driver
     for attempt_id in driver.running():
         driver.stop(attempt_id, {})
-    (driver._folder / ".lock").unlink(missing_ok=True)
-    if driver._folder.exists():
-        driver._folder.rmdir()
+    assert not driver._folder.exists()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,13 +169,31 @@ def test_other_installation_sees_and_touches_nothing(local: LocalGateways, setti
     status = local.start(request)
     settings.INSTALLATION = f"other-{uuid.uuid4()}"
     other = LocalGateways()
-    try:
-        assert other.running() == []
-        other.stop(request.attempt_id, status.handle)
-        assert len(_all_of(request)) >= 1
-    finally:
-        (other._folder / ".lock").unlink()
-        other._folder.rmdir()
+    assert other.running() == []
+    other.stop(request.attempt_id, status.handle)
+    assert len(_all_of(request)) >= 1
+    assert local._folder.exists() and not other._folder.exists()
+
+
+def test_lock_is_one_worker_s_at_a_time_though_its_folder_comes_and_goes(settings: Settings) -> None:
+    settings.INSTALLATION = f"test-{uuid.uuid4()}"
+    inside = 0
+    most = 0
+
+    def work(driver: LocalGateways) -> None:
+        nonlocal inside, most
+        for _ in range(150):
+            with driver._exclusively():
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0)
+                inside -= 1
+
+    drivers = [LocalGateways() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, drivers))
+    assert most == 1
+    assert not drivers[0]._folder.exists()
 
 
 def test_number_of_a_dead_process_given_to_another_is_not_mistaken(local: LocalGateways) -> None:
