@@ -161,6 +161,8 @@ class Desktop:
     async def _say_nop(self) -> None:
         while True:
             await asyncio.sleep(self._limits.nop_every_s)
+            if self._writer.is_closing():
+                return  # guacd has gone: whoever reads hears it, too, and says so
             self._writer.write(_NOP)
 
 
