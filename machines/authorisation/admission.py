@@ -5,7 +5,7 @@ called at any time, as often as one likes: a decision that was made is not made 
 
 The same certificate in two places (T14): a newcomer from another address waits while the first was heard within
 HEARD_S. If the first is heard again, the newcomer is turned away and there is an alarm; if it stays silent, its line
-was lost, and the newcomer is the machine on its new line. A machine that is in sends a ping every 10 s.
+was lost, and the newcomer is the machine on its new line. A machine that is in sends a ping every 5 s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from machines.authorisation.allow_list import FINGERPRINT, AllowList
 from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
 from machines.vpn.pki import MACHINE_NAME
 
-# `keepalive 10 60` has a client send something every 10 s.
+# `keepalive 5 20` has a client send something every 5 s.
 HEARD_S = 15.0
 # A stranger waits until the allow list was read anew, or so long: its identity may have been issued just now.
 FRESH_LIST_S = 2.0

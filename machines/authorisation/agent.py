@@ -82,6 +82,11 @@ class Agent:
         with contextlib.suppress(BlockingIOError, OSError):
             self._wake_in.send(b"!")
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether it is at OpenVPN's socket and knows who is connected."""
+        return self._is_reconciled
+
     def run(self, stop: threading.Event) -> None:
         """Connects and answers, again and again, until `stop` is set (`wake` spares the wait)."""
         failures = 0

@@ -1,0 +1,240 @@
+"""The firewall's rules in a namespace: a link named as OpenVPN's device stands for the tunnel to one machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from machines.authorisation import isolation
+from machines.authorisation.isolation import IsolationConfig
+from machines.passages import Passage
+from tests.machines.authorisation.bed import ROOT, ip, said, text, until
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="rules of nftables need root and nft"),
+]
+CONFIG = IsolationConfig("tun-pf", IPv4Address("10.77.0.1"), 8001, range(61000, 61010))
+MACHINE = "10.77.1.1"
+RDP = 3389
+
+
+class Link:
+    """A server's namespace, a machine's, and a private network's behind the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        name = f"pf-{secrets.token_hex(3)}"
+        self.server, self.machine, self.behind = f"{name}-s", f"{name}-m", f"{name}-p"
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def build(self) -> None:
+        for space in (self.server, self.machine, self.behind):
+            ip("netns", "add", space)
+            ip("-n", space, "link", "set", "lo", "up")
+        self._join("tun-pf", "10.77.0.1/20", self.machine, f"{MACHINE}/20")
+        self._join("lan", "10.88.0.1/24", self.behind, "10.88.0.2/24")
+        ip("-n", self.machine, "route", "add", "10.88.0.0/24", "via", "10.77.0.1")
+        ip("-n", self.behind, "route", "add", "10.77.0.0/20", "via", "10.88.0.1")
+        ip("netns", "exec", self.server, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.allow()
+        self.listen(self.machine, MACHINE, RDP)
+        self.listen(self.machine, MACHINE, 5432)
+        self.listen(self.server, "0.0.0.0", 8001)
+        self.listen(self.server, "0.0.0.0", 5432)
+        self.listen(self.behind, "10.88.0.2", 5432)
+
+    def _join(self, device: str, address: str, space: str, other: str) -> None:
+        ip("link", "add", device, "netns", self.server, "type", "veth", "peer", "eth0", "netns", space)
+        ip("-n", self.server, "addr", "add", address, "dev", device)
+        ip("-n", self.server, "link", "set", device, "up")
+        ip("-n", space, "addr", "add", other, "dev", "eth0")
+        ip("-n", space, "link", "set", "eth0", "up")
+
+    def allow(self, *passages: Passage) -> None:
+        subprocess.run(
+            ["ip", "netns", "exec", self.server, "nft", "-f", "-"],
+            input=isolation.script(CONFIG, passages), text=True, check=True, timeout=30,
+        )  # fmt: skip
+
+    def run(self, space: str, *arguments: str, user: int | None = None) -> tuple[subprocess.Popen[bytes], Path]:
+        log = self.folder / f"{len(self.running)}.log"
+        setpriv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user is not None else []
+        with open(log, "wb") as file:
+            peer = [sys.executable, str(ROOT / "tests/machines/authorisation/peer.py"), *arguments]
+            process = subprocess.Popen(["ip", "netns", "exec", space, *setpriv, *peer], stdout=file, stderr=file)
+        self.running.append(process)
+        return process, log
+
+    def listen(self, space: str, host: str, port: int) -> None:
+        _, log = self.run(space, "listen", host, str(port))
+        until(lambda: said(log, "listening"), what=lambda: text(log))
+
+    def hold(
+        self, space: str, host: str, port: int, *, user: int | None = None
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        return self.run(space, "hold", host, str(port), user=user)
+
+    def reaches(self, space: str, host: str, port: int, *, user: int | None = None) -> bool:
+        process, log = self.hold(space, host, port, user=user)
+        until(lambda: said(log, "connected") or process.poll() is not None, what=lambda: text(log))
+        process.kill()
+        assert said(log, "connected") != said(log, "no way"), text(log)
+        return said(log, "connected")
+
+    def close(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.wait()
+        for space in (self.server, self.machine, self.behind):
+            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def built() -> Iterator[Link]:
+    with tempfile.TemporaryDirectory(prefix="pf-") as folder:
+        # The gateways' users read the program, not the folder.
+        link = Link(Path(folder))
+        try:
+            link.build()
+            yield link
+        finally:
+            link.close()
+
+
+@pytest.fixture
+def link(built: Link) -> Iterator[Link]:
+    yield built
+    built.allow()
+
+
+def test_machine_reaches_the_private_api_and_nothing_else(link: Link) -> None:
+    assert link.reaches(link.machine, "10.77.0.1", 8001)
+    assert not link.reaches(link.machine, "10.77.0.1", 5432)
+    assert not link.reaches(link.machine, "10.88.0.1", 8001)
+    assert not link.reaches(link.machine, "10.88.0.2", 5432)
+
+
+def test_machine_cannot_begin_a_talk_with_its_gateway(link: Link) -> None:
+    link.listen(link.server, "10.77.0.1", 4822)
+    link.allow(Passage("uid:61003", MACHINE, RDP))
+    assert not link.reaches(link.machine, "10.77.0.1", 4822)
+
+
+def test_gateway_reaches_its_machine_and_only_its_port(link: Link) -> None:
+    link.allow(Passage("uid:61003", MACHINE, RDP))
+    assert link.reaches(link.server, MACHINE, RDP, user=61003)
+    assert not link.reaches(link.server, MACHINE, 5432, user=61003)
+    assert not link.reaches(link.server, MACHINE, RDP, user=61004)
+    assert not link.reaches(link.server, MACHINE, RDP, user=0)
+    assert not link.reaches(link.server, MACHINE, RDP, user=33)
+
+
+def test_gateway_reaches_nothing_but_its_machine(link: Link) -> None:
+    link.allow(Passage("uid:61003", MACHINE, RDP))
+    assert not link.reaches(link.server, "127.0.0.1", 5432, user=61003)
+    assert not link.reaches(link.server, "10.77.0.1", 8001, user=61003)
+    assert not link.reaches(link.server, "10.88.0.2", 5432, user=61003)
+    assert link.reaches(link.server, "127.0.0.1", 5432, user=33)
+
+
+def test_gateway_answers_who_connects_to_it(link: Link) -> None:
+    _, log = link.run(link.server, "listen", "127.0.0.1", "14822", user=61003)
+    until(lambda: said(log, "listening"), what=lambda: text(log))
+    assert link.reaches(link.server, "127.0.0.1", 14822)
+    assert not link.reaches(link.server, "127.0.0.1", 14822, user=61004)
+
+
+def test_passage_taken_away_cuts_what_runs_through_it_at_once(link: Link) -> None:
+    link.allow(Passage("uid:61003", MACHINE, RDP), Passage("uid:61004", MACHINE, 5432))
+    holder, log = link.hold(link.server, MACHINE, RDP, user=61003)
+    other, other_log = link.hold(link.server, MACHINE, 5432, user=61004)
+    until(lambda: said(log, "connected") and said(other_log, "connected"))
+    link.allow(Passage("uid:61004", MACHINE, 5432))
+    until(lambda: said(log, "cut"), timeout_s=3, what=lambda: text(log)[-200:])
+    holder.wait(5)
+    before = len(text(other_log))
+    until(lambda: len(text(other_log)) > before + 50, timeout_s=3)
+    assert other.poll() is None and not said(other_log, "cut")
+
+
+def test_passage_that_comes_late_is_in_time_for_the_second_try(link: Link) -> None:
+    _, log = link.hold(link.server, MACHINE, RDP, user=61003)
+    with pytest.raises(AssertionError):
+        until(lambda: said(log, "connected"), timeout_s=0.3)
+    link.allow(Passage("uid:61003", MACHINE, RDP))
+    until(lambda: said(log, "connected"), timeout_s=3, what=lambda: text(log))
+
+
+def test_gateway_elsewhere_is_known_by_its_address(link: Link) -> None:
+    assert not link.reaches(link.behind, MACHINE, RDP)
+    link.allow(Passage("10.88.0.2", MACHINE, RDP))
+    assert link.reaches(link.behind, MACHINE, RDP)
+    assert not link.reaches(link.behind, MACHINE, 5432)
+    holder, log = link.hold(link.behind, MACHINE, RDP)
+    until(lambda: said(log, "connected"))
+    link.allow()
+    before = text(log).count("connected")
+    with pytest.raises(AssertionError):
+        until(lambda: text(log).count("connected") > before + 3, timeout_s=1)
+    holder.kill()
+
+
+def test_closed_connection_is_ended_at_the_machine_too(link: Link) -> None:
+    """The last packets of a closed socket have no owner; were they stopped, the machine's RDP would stay open."""
+    link.allow(Passage("uid:61003", MACHINE, RDP))
+    before = _connections(link)  # of passages that were cut: the machine has not heard of that
+    holder, log = link.hold(link.server, MACHINE, RDP, user=61003)
+    until(lambda: said(log, "connected"))
+    mine = _connections(link) - before
+    assert mine
+    holder.kill()
+    until(lambda: not mine & _connections(link), timeout_s=3, what="the machine has heard the end")
+
+
+def _connections(link: Link) -> set[str]:
+    """The other ends of established connections at the machine, as its kernel lists them (state 01)."""
+    table = ip("netns", "exec", link.machine, "cat", "/proc/net/tcp")
+    port = f":{RDP:04X}"
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return {row[2] for row in rows if row[1].endswith(port) and row[3] == "01"}
+
+
+def test_script_can_be_repeated_and_removed(link: Link) -> None:
+    passage = Passage("uid:61003", MACHINE, RDP)
+    link.allow(passage)
+    once = ip("netns", "exec", link.server, "nft", "list", "ruleset")
+    link.allow(passage)
+    assert ip("netns", "exec", link.server, "nft", "list", "ruleset") == once
+    for _ in range(2):
+        subprocess.run(
+            ["ip", "netns", "exec", link.server, "nft", "-f", "-"],
+            input=isolation.removal(CONFIG), text=True, check=True, timeout=30,
+        )  # fmt: skip
+    assert ip("netns", "exec", link.server, "nft", "list", "ruleset") == ""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Passage("uid:0", MACHINE, RDP),
+        lambda: Passage("uid:1; accept", MACHINE, RDP),
+        lambda: Passage("10.0.0.1 . 10.0.0.2", MACHINE, RDP),
+        lambda: Passage("uid:61003", "10.77.1.1 }", RDP),
+        lambda: Passage("uid:61003", MACHINE, 0),
+        lambda: IsolationConfig('x" accept', IPv4Address("10.77.0.1"), 8001),
+        lambda: IsolationConfig("tun-pf", IPv4Address("10.77.0.1"), 8001, range(0, 10)),
+    ],
+)
+def test_what_no_rule_can_hold_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError):
+        make()
