@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from agent import config as config_module
 from agent.config import AgentConfig, ConfigError
 
 _GOOD = """
@@ -86,14 +88,16 @@ def test_error_never_quotes_a_token(tmp_path: Path, text: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_sample_in_the_readme_is_good(tmp_path: Path) -> None:
-    readme = Path(__file__).resolve().parents[2] / "agent" / "README.md"
-    sample = readme.read_text(encoding="utf-8").partition("```ini\n")[2].partition("```")[0]
+def test_example_is_good_with_every_key_in_it(tmp_path: Path) -> None:
+    example = (Path(__file__).resolve().parents[2] / "agent" / "agent.ini.example").read_text(encoding="utf-8")
     (tmp_path / "token").write_text("abc.s3cret\n", encoding="utf-8")
-    assert _load(tmp_path, sample).open_command == ("/usr/local/sbin/open-rdp",)
-    for line in ("#ca_file", "#port", "#security", "#domain", "#command_timeout_s", "#software", "#heartbeat_s"):
-        sample = sample.replace(line, line[1:])
-    assert _load(tmp_path, sample).rdp_security == "nla"
+    shown = _load(tmp_path, example)
+    assert shown.open_command == ("/opt/portafilter/agent/hooks/linux/open-rdp",)
+    whole = re.sub(r"(?m)^#(?=\w+ =)", "", example)
+    assert _load(tmp_path, whole).rdp_security == "nla"
+    for section, keys in config_module._KNOWN.items():
+        for key in keys - {"token"}:
+            assert re.search(rf"(?m)^{key} =", whole), f"[{section}] {key} is not in the example"
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
