@@ -24,7 +24,7 @@ from machines.models import Machine, TunnelEnding, User, VpnAuthority, VpnIdenti
 from machines.selectors import fleets_of, operator_of
 from machines.vpn import pki
 from machines.vpn.profile import ClientProfile, ProfileError, client_profile
-from machines.vpn_health import SERVER_RENEWED_BEFORE, health
+from machines.vpn_health import SERVER_RENEWED_BEFORE, health, server_health
 
 __all__ = [
     "Admitted",
@@ -39,10 +39,10 @@ __all__ = [
     "health",
     "issue_identity",
     "prove",
-    "reencrypt",
     "renew",
     "revoke",
     "revoke_all",
+    "server_health",
     "tunnel_ended",
     "unfreeze",
 ]
@@ -138,21 +138,6 @@ def crl_pem(*, now: datetime | None = None) -> bytes:
         serials = list(revoked.order_by("pk").values_list("serial", "revoked_at"))
     known = [(serial, since) for serial, since in serials if since is not None]
     return pki.make_crl(_loaded(row), known, number=row.crl_number, now=now, life=CRL_LIFE).encode("ascii")
-
-
-def reencrypt() -> int:
-    """Encrypts the VPN's secrets anew with the first of CREDENTIAL_KEYS; how many rows that were.
-
-    Needed before an old key is taken out: the authority's key outlives every one-off login.
-    """
-    with transaction.atomic():
-        authorities = VpnAuthority.objects.select_for_update().filter(pk=1)
-        for authority in authorities:
-            authority.save(update_fields=["key", "tls_crypt_key", "server_key"])
-        identities = VpnIdentity.objects.select_for_update().filter(handed_over_at=None)
-        for identity in identities:
-            identity.save(update_fields=["private_key", "tls_crypt_key"])
-    return len(authorities) + len(identities)
 
 
 # --- an identity's life -----------------------------------------------------------------------------------------------

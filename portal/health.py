@@ -10,6 +10,7 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from machines import identities
 from sessions.models import Gateway, SupportSession
 from sessions.states import GatewayState, State
 
@@ -21,17 +22,20 @@ BEHIND_S = 15
 
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 `ok`; 200 `degraded` when the worker is behind; 503 `down` when the database does not answer."""
+    """200 `ok`; 200 `degraded` when the worker is behind or the VPN needs somebody; 503 `down` without a database.
+
+    What the VPN needs is for the logs and the admin: this is for anybody.
+    """
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        is_behind = _worker_is_behind()
+        worker = "behind" if _worker_is_behind() else "ok"
+        vpn = "needs attention" if identities.server_health() else "ok"
     except Error as error:
         logger.error("The database does not answer: %s", type(error).__name__, exc_info=error)
-        return _answer(503, status="down", database="unreachable", worker="unknown")
-    if is_behind:
-        return _answer(200, status="degraded", database="ok", worker="behind")
-    return _answer(200, status="ok", database="ok", worker="ok")
+        return _answer(503, status="down", database="unreachable", worker="unknown", vpn="unknown")
+    status = "ok" if (worker, vpn) == ("ok", "ok") else "degraded"
+    return _answer(200, status=status, database="ok", worker=worker, vpn=vpn)
 
 
 def _worker_is_behind() -> bool:

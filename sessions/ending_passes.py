@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
+from machines import identities
 from machines.vpn.base import AddressError, TunnelStillUp, VpnDriver, VpnError, get_driver
 from sessions import attachments, services
 from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _UNAUTHORISED = 769  # Guacamole's status for a refused login
 _HOUSEKEEPING_EVERY = timedelta(seconds=5)
+_VPN_HEALTH_EVERY = timedelta(days=1)
 _MAX_VPN_DELAY_S = 60
 
 
@@ -35,6 +37,7 @@ class EndingPasses:
     vpn: Callable[[], VpnDriver] = get_driver
     _reach: ReachPasses = field(init=False)
     _kept_house_at: datetime | None = None
+    _vpn_told_at: datetime | None = None
     _vpn_tries: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,7 +73,8 @@ class EndingPasses:
         services.end(session, reason, detail=detail, only_if=still, now=self.now())
 
     def _withdrawn(self) -> QuerySet[SupportSession]:
-        is_withdrawn = Q(machine__is_active=False) | ~Q(machine__fleet=F("fleet"))
+        is_out = Q(machine__is_active=False) | Q(machine__frozen_at__isnull=False)
+        is_withdrawn = is_out | ~Q(machine__fleet=F("fleet"))
         return SupportSession.objects.filter(is_withdrawn, state__in=OPEN_STATES)
 
     def _end_withdrawn(self, session: SupportSession) -> None:
@@ -150,6 +154,10 @@ class EndingPasses:
             # Closing deletes it in its own transaction; whatever made this one, it must not stay.
             count, _ = leftover.delete()
             logger.error("Erased %d logins of sessions that had ended", count)
+        if self._vpn_told_at is None or now - self._vpn_told_at >= _VPN_HEALTH_EVERY:
+            self._vpn_told_at = now
+            for sentence in identities.health(now):
+                logger.warning("%s", sentence)
 
 
 def _why_no_desktop(session: SupportSession) -> tuple[EndReason, str]:

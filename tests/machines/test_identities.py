@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
-from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from pytest_django.fixtures import Settings
 
@@ -264,17 +262,6 @@ def test_there_is_one_authority_and_its_servers_certificate_is_renewed_in_time()
     assert ends == NOW + 1625 * DAY
     with pytest.raises(IntegrityError), transaction.atomic():
         VpnAuthority.objects.create(pk=2)
-
-
-def test_secrets_are_readable_with_the_new_key_alone_after_reencryption(settings: Settings) -> None:
-    identity = identities.issue_identity(new_machine())
-    old, new = settings.CREDENTIAL_KEYS, Fernet.generate_key().decode()
-    settings.CREDENTIAL_KEYS = [new, *old]
-    call_command("make_vpn_authority", reencrypt=True)
-    settings.CREDENTIAL_KEYS = [new]
-
-    assert VpnIdentity.objects.get().private_key == identity.private_key
-    assert "BEGIN PRIVATE KEY" in VpnAuthority.objects.get().key
 
 
 def test_wish_that_a_tunnel_ends_is_kept_once_and_fulfilled_once() -> None:

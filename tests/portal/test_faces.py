@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import URLPattern, get_resolver
 from django.utils import timezone
 
+from machines import identities
 from portal.asgi import application as public_application
 from portal.machine_asgi import application as machine_application
 from tests.sessions.machine_face import Caller, caller_of
@@ -109,13 +110,20 @@ def health(request: pytest.FixtureRequest) -> Any:
 
 def test_healthy_face_says_so_to_anybody(health: Any) -> None:
     answer = health()
-    assert (answer.status, answer.json) == (200, {"status": "ok", "database": "ok", "worker": "ok"})
+    assert (answer.status, answer.json) == (200, {"status": "ok", "database": "ok", "worker": "ok", "vpn": "ok"})
 
 
 def test_worker_that_does_not_come_is_told(health: Any) -> None:
     press("A1", now=timezone.now() - timedelta(seconds=60))
     answer = health()
     assert (answer.status, answer.json["status"], answer.json["worker"]) == (200, "degraded", "behind")
+
+
+def test_vpn_that_will_lock_everybody_out_is_told(health: Any) -> None:
+    identities.crl_pem(now=timezone.now() - timedelta(days=20))
+    answer = health()
+    assert (answer.status, answer.json["status"], answer.json["vpn"]) == (200, "degraded", "needs attention")
+    assert "revocation" not in str(answer.json)
 
 
 def test_database_that_is_away_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,4 +133,4 @@ def test_database_that_is_away_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "cursor", gone)
     response = Client().get("/healthz")
     assert response.status_code == 503
-    assert response.json() == {"status": "down", "database": "unreachable", "worker": "unknown"}
+    assert response.json() == {"status": "down", "database": "unreachable", "worker": "unknown", "vpn": "unknown"}

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from pytest_django.fixtures import Settings
 
+from machines import identities
 from machines.vpn.base import TunnelStillUp, VpnError
 from sessions import attachments, gateway_rows, services
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
@@ -658,7 +659,7 @@ def test_silent_line_is_said_taken_back_and_given_up_only_in_the_end(
 # --- what changed under a rescue --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", ["switched off", "moved"])
+@pytest.mark.parametrize("change", ["switched off", "frozen", "moved"])
 def test_rescue_of_a_machine_that_a_manager_withdraws_ends_and_leaves_nothing(
     change: str, worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock
 ) -> None:
@@ -668,6 +669,8 @@ def test_rescue_of_a_machine_that_a_manager_withdraws_ends_and_leaves_nothing(
     withdrawn = session.machine
     if change == "switched off":
         withdrawn.is_active = False
+    elif change == "frozen":
+        withdrawn.frozen_at = clock()
     else:
         withdrawn.fleet = fleet("South")
         withdrawn.site = machine("C1", of="South").site
@@ -682,6 +685,17 @@ def test_rescue_of_a_machine_that_a_manager_withdraws_ends_and_leaves_nothing(
     worker.run_pass()
     assert not driver.running()
     assert fresh(session).state == State.CLOSED
+
+
+def test_worker_says_daily_what_the_vpn_needs(worker: Worker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    identities.crl_pem(now=clock() - timedelta(days=20))
+    for _ in range(3):
+        worker.run_pass()
+        clock.tick(60)
+    assert caplog.text.count("list of revocations ends on") == 1
+    clock.tick(86_400)
+    worker.run_pass()
+    assert caplog.text.count("list of revocations ends on") == 2
 
 
 def test_desktop_that_comes_when_its_operator_waits_already_is_being_repaired(worker: Worker, clock: Clock) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from typing import Any
 
 from cryptography import x509
@@ -16,16 +15,11 @@ class Command(BaseCommand):
     requires_system_checks = [Tags.models]
     help = "Makes the authority that signs machines' certificates, unless there is one; renews the VPN server's."
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--reencrypt", action="store_true", help="Encrypts its keys anew with the first of CREDENTIAL_KEYS."
-        )
-
-    def handle(self, *args: Any, reencrypt: bool, **options: Any) -> None:
+    def handle(self, *args: Any, **options: Any) -> None:
         authority = identities.ensure_authority()
         for what, text in (("Authority", authority.certificate), ("Server", authority.server_certificate)):
             certificate = x509.load_pem_x509_certificate(text.encode())
             end = certificate.not_valid_after_utc
             self.stdout.write(f"{what} certificate {certificate.serial_number:x}, good until {end:%Y-%m-%d}")
-        if reencrypt:
-            self.stdout.write(f"Encrypted the secrets of {identities.reencrypt()} rows anew")
+        for sentence in identities.health():
+            self.stdout.write(sentence)
