@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models
+from django.db import models, transaction
 
 
 class DecryptionError(Exception):
@@ -45,6 +46,23 @@ class EncryptedTextField(models.TextField):  # type: ignore[type-arg]
 
     def from_db_value(self, value: str | None, expression: object, connection: object) -> str | None:
         return None if value is None else decrypt(value, purpose=self._purpose())
+
+
+def reencrypt() -> int:
+    """Encrypts every row of every encrypted column anew, with the first of CREDENTIAL_KEYS; how many rows those were.
+
+    Before an old key is taken out: the VPN authority's key outlives it. Raises DecryptionError, and changes nothing,
+    for a row that none of the keys decrypts.
+    """
+    count = 0
+    with transaction.atomic():
+        for model in apps.get_models():
+            names = [one.name for one in model._meta.concrete_fields if isinstance(one, EncryptedTextField)]
+            rows = model._base_manager.select_for_update().order_by().only("pk", *names) if names else []
+            for row in rows:
+                model._base_manager.filter(pk=row.pk).update(**{name: getattr(row, name) for name in names})
+                count += 1
+    return count
 
 
 def _fernet() -> MultiFernet:
