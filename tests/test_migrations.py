@@ -96,3 +96,25 @@ def test_sessions_from_before_keep_the_key_of_their_press_and_the_law_stays(empt
     for act in against_the_law:
         with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
             act()
+
+
+def test_machines_from_before_keep_their_addresses_for_ever_and_the_record_stays(empty_database: str) -> None:
+    apps = migrate(empty_database, "machines", "0002_append_only")
+
+    def rows(model: str) -> Any:
+        return apps.get_model("machines", model).objects.using(empty_database)
+
+    fleet = rows("Fleet").create(name="North", slug="north")
+    site = rows("Site").create(fleet=fleet, name="Station", city="Milano", country="IT", time_zone="Europe/Rome")
+    aurora = rows("MachineModel").create(name="Aurora 9")
+    machine = rows("Machine").create(fleet=fleet, site=site, model=aurora, serial="A1", vpn_address="127.64.0.1")
+    rows("SecurityEvent").create(kind="token_issued", machine=machine)
+
+    apps = migrate(empty_database, "machines", "0004_vpn_addresses")
+
+    assert list(rows("VpnAddress").values_list("address", "machine", "allocated_at")) == [
+        ("127.64.0.1", machine.pk, machine.created_at)
+    ]
+    assert rows("Machine").get().frozen_at is None and rows("Fleet").get().vpn_network == ""
+    with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
+        rows("SecurityEvent").update(kind="other")
