@@ -47,7 +47,7 @@ class LocalGateways:
 
     def __init__(self) -> None:
         self._installation = str(settings.INSTALLATION)
-        self._account = _unprivileged_account()
+        self._account = None if settings.GATEWAY_UIDS else _unprivileged_account()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._rdp_was_checked = False
@@ -118,7 +118,8 @@ class LocalGateways:
         with self._exclusively():
             if leader := _leader(self._processes(attempt_id)):
                 return leader, False
-            home = self._make_home(attempt_id)
+            user = self._choose_user()
+            home = self._make_home(attempt_id, user)
             port = str(_free_port())
             try:
                 with open(home / "guacd.log", "ab") as log:
@@ -137,9 +138,9 @@ class LocalGateways:
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
-                        user=self._account.pw_uid if self._account else None,
-                        group=self._account.pw_gid if self._account else None,
-                        extra_groups=[] if self._account else None,
+                        user=user and user[0],
+                        group=user and user[1],
+                        extra_groups=None if user is None else [],
                     )
             except (OSError, subprocess.SubprocessError) as error:
                 raise GatewayError(f"guacd could not be started: {error}.") from error
@@ -182,7 +183,11 @@ class LocalGateways:
 
     def _ready(self, leader: Process) -> GatewayStatus:
         port = _port_of(leader)
-        return GatewayStatus("ready", HOST, port, {"pid": leader.pid, "started": leader.started, "port": port})
+        handle: dict[str, str | int] = {"pid": leader.pid, "started": leader.started, "port": port}
+        uid = processes.user_of(leader.pid)
+        if uid is not None:
+            handle["uid"] = uid  # by this the VPN's firewall knows the gateway
+        return GatewayStatus("ready", HOST, port, handle)
 
     # --- what is there -----------------------------------------------------------------------------------------------
 
@@ -245,12 +250,33 @@ class LocalGateways:
                 permanent=True,
             )
 
-    def _make_home(self, attempt_id: str) -> Path:
+    def _make_home(self, attempt_id: str, user: tuple[int, int] | None) -> Path:
         home = self._folder / attempt_id
         home.mkdir(mode=0o700, exist_ok=True)
-        if self._account is not None:
-            os.chown(home, self._account.pw_uid, self._account.pw_gid)
+        if user is not None:
+            os.chown(home, *user)
         return home
+
+    def _choose_user(self) -> tuple[int, int] | None:
+        """Who runs the next guacd, as user and group; None: we ourselves. Raises GatewayError.
+
+        Of GATEWAY_UIDS the one after the last is taken: the firewall may still let a gateway that has just died pass.
+        """
+        uids: range = settings.GATEWAY_UIDS
+        if not uids:
+            return (self._account.pw_uid, self._account.pw_gid) if self._account else None
+        if os.getuid() != 0:
+            raise GatewayError("GATEWAY_UIDS needs root, who alone can start programs as others.", permanent=True)
+        file = self._folder / ".last-uid"
+        text = file.read_text() if file.exists() else ""
+        last = int(text) if text.isdigit() else uids[-1]
+        busy = processes.users()
+        start = uids.index(last) + 1 if last in uids else 0
+        uid = next((one for one in (*uids[start:], *uids[:start]) if one not in busy), None)
+        if uid is None:
+            raise GatewayError(f"All {len(uids)} users of GATEWAY_UIDS have processes. Give it more of them.")
+        file.write_text(str(uid))
+        return uid, uid
 
     def _remove_folder(self, attempt_id: str) -> None:
         shutil.rmtree(self._folder / attempt_id, ignore_errors=True)

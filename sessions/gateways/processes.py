@@ -29,6 +29,20 @@ def find(**marks: str) -> list[Process]:
     return [process for process in _all(b"PORTAFILTER_") if marks.items() <= process.environment.items()]
 
 
+def users() -> set[int]:
+    """The users (uid) of all processes there are, as far as we may see them."""
+    found = {user_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return {user for user in found if user is not None}
+
+
+def user_of(pid: int) -> int | None:
+    """As whom a process runs, as the kernel says; None when it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 def is_alive(pid: int, started: int) -> bool:
     """Whether this very process still runs; a zombie does not."""
     return _times(pid) == started
