@@ -10,3 +10,9 @@ class SupportConfig(AppConfig):
     name = "sessions"
     label = "support"
     verbose_name = "Rescues"
+
+    def ready(self) -> None:
+        from machines import passages
+        from sessions import selectors
+
+        passages.register(selectors.passages)

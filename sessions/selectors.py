@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,6 +13,7 @@ from django.db.models import Prefetch, QuerySet
 
 from machines import selectors as fleet_selectors
 from machines.models import Fleet, Operator, User
+from machines.passages import Passage
 from sessions import words
 from sessions.models import Attachment, Gateway, GuacamoleConnection, SupportSession
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES
@@ -129,6 +131,23 @@ def request_document(session: SupportSession) -> dict[str, Any]:
         "created_at": _iso(session.requested_at),
         "updated_at": _iso(session.updated_at),
     }
+
+
+def passages() -> list[Passage]:
+    """Which gateway may reach which machine now: the live gateways of open rescues, each its machine's RDP port.
+
+    What has neither a user nor an address that the VPN's firewall can know gets none, and reaches nothing.
+    """
+    rows = Gateway.objects.filter(
+        state__in=[s.value for s in LIVE_GATEWAY_STATES], session__state__in=[s.value for s in OPEN_STATES]
+    ).values_list("handle", "host", "session__machine__vpn_address", "session__credential__port")
+    found = []
+    for handle, host, machine_address, port in rows:
+        source = f"uid:{handle['uid']}" if "uid" in handle else host
+        # A gateway on loopback that somebody else runs, by a host's name, or one that is not there yet.
+        with contextlib.suppress(ValueError):
+            found.append(Passage(source, machine_address, port or 3389))
+    return found
 
 
 def _card(session: SupportSession, viewer: User, operator: Operator | None) -> dict[str, Any]:
