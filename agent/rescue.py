@@ -313,7 +313,7 @@ class Rescue:
             wait_s = self._config.poll_wait_s
             newer = self._read(request.id, wait_s=wait_s, since=request.version, on_failure=unanswered)
             heard_at = time.monotonic()
-            if newer != request:
+            if newer != request or not self._is_open:
                 pauses = Backoff(first_s=1.0)
             elif heard_at - asked_at < min(1.0, wait_s) or wait_s == 0:
                 # A server that does not hold the poll must not be called in a tight loop.
@@ -328,8 +328,15 @@ class Rescue:
         since: int | None = None,
         on_failure: Callable[[ApiError], None] | None = None,
     ) -> SupportRequest:
+        was_open = self._is_open
+
+        def read() -> SupportRequest:
+            # RDP that was shut meanwhile waits for a word, and not for news.
+            is_shut = was_open and not self._is_open
+            return self._api.read(request_id, wait_s=0 if is_shut else wait_s, since=since)
+
         return keep_trying(
-            lambda: self._reach(lambda: self._api.read(request_id, wait_s=wait_s, since=since), self._wake),
+            lambda: self._reach(read, self._wake),
             stop=self._wake,
             what="following the rescue",
             on_failure=on_failure or self._offline,

@@ -28,6 +28,7 @@ class ScriptedApi:
     """Requests by id, answers in turn: `trouble` is used up first, one entry for each call of that method."""
 
     token: str = "abc.secret"
+    address: str = "127.0.0.1"
     calls: list[Call] = field(default_factory=list)
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
@@ -41,9 +42,9 @@ class ScriptedApi:
         class Handler(_Handler):
             scripted = api
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server((self.address, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{self.address}:{self._server.server_address[1]}"
 
     def __enter__(self) -> ScriptedApi:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

@@ -105,12 +105,10 @@ def test_halt_in_the_middle_shuts_rdp_until_the_server_says_that_it_goes_on(
     far_end.do("halt")
     until(lambda: not machine.hook.users, "RDP is shut")
     assert "has ended the line" in machine.wait_until_shown("offline").message
-    server.update("r1", state="active", message="Alice is looking.")
     until(lambda: len(far_end.runs) == 2, "the tunnel is tried again")
     assert not machine.hook.users
     os.kill(far_end.running[0], signal.SIGTERM)
-    machine.wait_until_shown("active")
-    until(lambda: machine.hook.users, "RDP is open again")
+    until(lambda: machine.hook.users, "RDP is open again, also without news", timeout_s=4)
     assert machine.hook.steps == ["open", "close", "open"]
     server.update("r1", state="closed")
     machine.joined()
