@@ -11,10 +11,16 @@ NOT_ON_POSTGRES := e2e agent sessions/guacamole sessions/gateways portal/browser
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
 
-# The simulated machine that `make press` presses.
+# The simulated machine that `make press` presses, and what `make line` makes its line.
 MACHINE := IT-0042
+LINE := slow
 
-.PHONY: help run press setup-run setup-test test lint test-unit test-postgres test-e2e build requirements clean
+# The demo with a VPN has a database, machines and settings of its own; see portal/demo/vpn/bed.py.
+VPN_STATE := $(CURDIR)/var/vpn
+VPN_SETTINGS := STATE_DIR=$(VPN_STATE) VPN=openvpn VPN_NETWORK=10.77.0.0/20 VPN_REMOTE=198.18.0.1 VPN_PORT=1194 \
+	VPN_PROTOCOL=udp MACHINE_API_BIND=10.77.0.1:8001 GATEWAY_UIDS=61000-61999
+
+.PHONY: help run run-vpn press line setup-run setup-test test lint test-unit test-postgres test-e2e build requirements clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -25,10 +31,20 @@ run: setup-run ## Installs what is missing and starts the portal with a fleet of
 	@$(SECRETS) $(PYTHON) manage.py migrate --no-input --verbosity 0
 	@$(SECRETS) exec $(PYTHON) manage.py demo
 
+run-vpn: setup-run-vpn ## The same behind a real OpenVPN, each machine in a network namespace of its own; needs root.
+	@mkdir -p -m 700 $(VPN_STATE)
+	@$(SECRETS) $(VPN_SETTINGS) $(PYTHON) manage.py migrate --no-input --verbosity 0
+	@$(SECRETS) $(VPN_SETTINGS) exec $(PYTHON) manage.py demo_vpn
+
 press: ## Presses help on a machine of the running demo, IT-0042 or as in MACHINE=PL-0311.
-	@test -S "$${STATE_DIR:-var}/demo/machines/simulator.sock" || \
-		{ echo "The demo does not run. Start it in another terminal: make run" >&2; exit 1; }
-	@$(PYTHON) -m agent.simulator press --folder "$${STATE_DIR:-var}/demo/machines" --machine "$(MACHINE)"
+	@folder=$${STATE_DIR:-var}/demo/machines; \
+	if ! test -S "$$folder/simulator.sock"; then folder="$(VPN_STATE)/demo/machines/$(MACHINE)"; fi; \
+	test -S "$$folder/simulator.sock" || \
+		{ echo "The demo does not run. Start it in another terminal: make run" >&2; exit 1; }; \
+	$(PYTHON) -m agent.simulator press --folder "$$folder" --machine "$(MACHINE)"
+
+line: ## Makes a machine's line to the VPN good, slow, lossy or dead: make line MACHINE=IT-0042 LINE=dead
+	@$(PYTHON) -m portal.demo.vpn.lines tell "$(VPN_STATE)/demo/lines.sock" "$(MACHINE)" "$(LINE)"
 
 test: setup-test lint test-unit test-postgres test-e2e ## Installs what is missing and runs all of the tests.
 
@@ -55,6 +71,9 @@ build: setup-test ## The front end, from static/ into static/dist.
 
 setup-run:
 	@./setup run
+
+setup-run-vpn:
+	@./setup run-vpn
 
 setup-test:
 	@./setup test

@@ -14,18 +14,10 @@ _RDP_PORT = 3389
 
 
 def write_machine_folder(folder: Path, machine: Machine, *, api_url: str, fault: str = "") -> MachineConfig:
-    """Makes FOLDER what the simulator needs to be this machine; an earlier token that still works stays.
-
-    A token that was lost or no longer fits is issued anew, and the machine's others end: nobody holds them.
-    """
-    token = _kept_token(folder, machine)
-    if token is None:
-        for lost in machine.tokens.filter(revoked_at=None):
-            revoke_token(lost)
-        token = issue_token(machine)
+    """Makes FOLDER what the simulator needs to be this machine; an earlier token that still works stays."""
     return MachineConfig.write(
         folder,
-        token=token,
+        token=ensure_token(folder, machine),
         serial=machine.serial,
         name=machine.name or machine.serial,
         model=machine.model.name,
@@ -36,6 +28,19 @@ def write_machine_folder(folder: Path, machine: Machine, *, api_url: str, fault:
         rdp_port=_RDP_PORT if _is_free(machine.vpn_address, _RDP_PORT) else 0,
         fault=fault,
     )
+
+
+def ensure_token(folder: Path, machine: Machine) -> str:
+    """The machine's token in FOLDER, if it still works.
+
+    One that was lost or no longer fits is issued anew, and the machine's others end: nobody holds them.
+    """
+    token = _kept_token(folder, machine)
+    if token is None:
+        for lost in machine.tokens.filter(revoked_at=None):
+            revoke_token(lost)
+        token = issue_token(machine)
+    return token
 
 
 def _kept_token(folder: Path, machine: Machine) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 
+from django.conf import settings
 from django.db import transaction
 
+from machines.identities import allocate_address
 from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
 from machines.vpn.base import AddressError, get_driver
 from portal.demo.errors import DemoError
@@ -60,7 +62,7 @@ def seed_machine(fleet: Fleet, plan: PlannedMachine) -> Machine:
         model=model,
         serial=plan.serial,
         name=plan.name,
-        vpn_address=_free_address(plan.address),
+        vpn_address=allocate_address(fleet) if settings.VPN == "openvpn" else _free_address(plan.address),
     )
 
 

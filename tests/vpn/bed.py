@@ -141,7 +141,7 @@ class Installation:
             service.wait_until(ready.exists, what="its screen is drawn", within_s=60)
             yield DistantMachine(config)
         finally:
-            self.bed.supervisor.forget(service)
+            self.bed.supervisor.end([service])
 
     def log_of(self, name: str) -> str:
         path = self.folder / f"{name}.log"

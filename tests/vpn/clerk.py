@@ -103,7 +103,7 @@ def unfreeze(serial: str) -> None:
 
 
 def address(serial: str) -> str:
-    return _machine(serial).vpn_address
+    return str(_machine(serial).vpn_address)
 
 
 def new_token(serial: str) -> str:

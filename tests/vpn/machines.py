@@ -52,7 +52,8 @@ class DistantMachine:
 
     @property
     def rdp_port(self) -> int | None:
-        return self.state["rdp_port"]
+        port = self.state["rdp_port"]
+        return int(port) if port else None
 
     def pixel(self, x: int, y: int) -> tuple[int, int, int]:
         width, rows = _decode(base64.b64decode(self._ask("screenshot")["png"]))

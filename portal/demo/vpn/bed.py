@@ -80,6 +80,7 @@ class Bed:
         self.killed: list[str] = []
         self.namespaces: dict[str, str] = {}
         self.server = ""
+        self.has_server = False
 
     @property
     def control(self) -> Path:
@@ -182,6 +183,7 @@ class Bed:
         ready_file.unlink(missing_ok=True)
         command = self.manage("serve", "--ready-file", str(ready_file), *options)
         self.serve = self.service("The server", command, log="server.log", namespace=self.server, stop_s=stop_s)
+        self.has_server = True
         self.serve.wait_until(ready_file.exists, what="it is ready", within_s=_START_S)
         return self.serve
 

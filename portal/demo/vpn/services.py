@@ -98,12 +98,16 @@ class Service:
             return False
         return True
 
+    def check(self) -> None:
+        """Raises DemoError when a program that is not kept has ended by itself."""
+        if not self.is_kept and not self.pid:
+            raise DemoError(f"{self.name} ended by itself. {self.last_words()}")
+
     def wait_until(self, holds: Callable[[], object], *, what: str, within_s: float) -> None:
         """Returns as soon as it holds; raises DemoError with the last words of a program that ends or is too slow."""
         deadline = time.monotonic() + within_s
         while not holds():
-            if not self.is_kept and not self.pid:
-                raise DemoError(f"{self.name} ended by itself. {self.last_words()}")
+            self.check()
             if time.monotonic() > deadline:
                 raise DemoError(f"{self.name}: not within {within_s:g} s: {what}. {self.last_words()}")
             time.sleep(0.03)
@@ -137,16 +141,17 @@ class Supervisor:
             self._thread.start()
         return service
 
-    def forget(self, service: Service) -> None:
-        """Ends a service, which then stays ended."""
-        service.is_kept = False
-        if service in self.services:
-            self.services.remove(service)
-        service.tell_to_stop()
-        service.wait_until_gone()
+    def end(self, services: Sequence[Service]) -> list[str]:
+        """Ends some at the same time; the names of those that had to be killed."""
+        for service in services:
+            service.is_kept = False
+            service.tell_to_stop()
+        killed = [service.name for service in services if not service.wait_until_gone()]
+        self.services = [service for service in self.services if service not in services]
+        return killed
 
     def stop(self) -> list[str]:
-        """Ends all; the names of those that had to be killed."""
+        """Ends all, the last started first; the names of those that had to be killed."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

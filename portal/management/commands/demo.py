@@ -47,13 +47,13 @@ class Command(BaseCommand):
             with _only_one(folder), ending_signals_raise():
                 street_port = Environment().number("STREET_PORT", _STREET_PORT)
                 if not seed_only:
-                    _check_ports(street_port)
-                with self._step("Demo fleets, machines and people"):
+                    self.check_places(street_port)
+                with self.step("Demo fleets, machines and people"):
                     logins = self._seed(folder)
                 if seed_only:
-                    self._say_logins(logins)
+                    self.say_logins(logins)
                     return
-                self._run(folder, street_port, logins)
+                self.run_until_stopped(folder, street_port, logins)
         except (DemoError, SettingError) as error:
             raise CommandError(str(error)) from error
         except ToldToStop:
@@ -67,21 +67,34 @@ class Command(BaseCommand):
             fleet = seed_fleet(plan)
             for planned in plan.machines:
                 machine = Machine.objects.select_related("site", "model").get(fleet=fleet, serial=planned.serial)
-                write_machine_folder(
-                    folder / "machines" / machine.serial, machine, api_url=api_url, fault=planned.fault
-                )
+                self.write_folder(folder / "machines" / machine.serial, machine, api_url=api_url, fault=planned.fault)
         people = [person for plan in FLEETS for person in plan.people]
         passwords = ensure_passwords(folder / "logins.json", [person.username for person in people])
         return [(person.username, passwords[person.username], person.about) for person in people]
 
-    def _run(self, folder: Path, street_port: int, logins: list[tuple[str, str | None, str]]) -> None:
+    # --- what differs with a VPN (demo_vpn.py) ------------------------------------------------------------------------
+
+    def check_places(self, street_port: int) -> None:
+        """Raises DemoError for what would keep the demo from starting, before anything is made."""
+        host, port = settings.PUBLIC_BIND
+        check_port("PUBLIC_BIND", settings.PUBLIC_BIND, example=f"{host}:{port + 100}")
+        host, port = settings.MACHINE_API_BIND
+        check_port("MACHINE_API_BIND", settings.MACHINE_API_BIND, example=f"{host}:{port + 100}")
+        check_port("STREET_PORT", ("127.0.0.1", street_port), example=str(street_port + 100))
+
+    def write_folder(self, folder: Path, machine: Machine, *, api_url: str, fault: str) -> None:
+        """Makes the folder of one simulated machine."""
+        write_machine_folder(folder, machine, api_url=api_url, fault=fault)
+
+    def run_until_stopped(self, folder: Path, street_port: int, logins: list[tuple[str, str | None, str]]) -> None:
+        """Starts everything, waits, and ends everything, in whatever way it is left. Raises DemoError."""
         # The programs have connections of their own; this process only waits from here.
         connections.close_all()
         programs: list[tuple[Program, float]] = []
         guacd: GuacdContainer | None = None
         try:
             if engine := needed_engine():
-                with self._step(f"guacd in a container of {engine}"):
+                with self.step(f"guacd in a container of {engine}"):
                     guacd = GuacdContainer(engine, folder)
                     programs.append((guacd.program, _GUACD_STOP_S))
                     guacd.wait_until_ready(timeout_s=_READY_S)
@@ -89,9 +102,9 @@ class Command(BaseCommand):
             programs.append((server, _SERVER_STOP_S))
             machines = _start_machines(folder, street_port)
             programs.append((machines, _MACHINES_STOP_S))
-            with self._step("Server"):
+            with self.step("Server"):
                 server.wait_until_ready(timeout_s=_READY_S)
-            with self._step("Simulated machines"):
+            with self.step("Simulated machines"):
                 machines.wait_until_ready(timeout_s=_READY_S)
             self._say_ready(street_port, logins, [server.log, machines.log])
             while True:
@@ -99,8 +112,8 @@ class Command(BaseCommand):
                     program.check()
                 time.sleep(0.25)
         finally:
-            self._say("")
-            with self._step("Ending the server and the machines"):
+            self.say("")
+            with self.step("Ending the server and the machines"):
                 for program, _ in programs:
                     program.tell_to_stop()
                 killed = [program.name for program, limit in programs if not program.wait_until_gone(timeout_s=limit)]
@@ -109,37 +122,39 @@ class Command(BaseCommand):
                 else:
                     _stop_gateways()
             if killed:
-                self._say(f"  Killed, for it did not end by itself: {', '.join(killed)}")
+                self.say(f"  Killed, for it did not end by itself: {', '.join(killed)}")
 
     def _say_ready(self, street_port: int, logins: list[tuple[str, str | None, str]], logs: list[Path]) -> None:
         serials = [machine.serial for plan in FLEETS for machine in plan.machines]
-        self._say("\nPortafilter is ready.\n")
-        self._say(f"  Machines   http://127.0.0.1:{street_port}/  (their screens: press help there)")
-        self._say(f"             or from a terminal: make press MACHINE={serials[0]}")
-        self._say(f"             or {', '.join(serials[1:])}")
-        self._say(f"  Logs       {', '.join(_short(log) for log in logs)}")
-        self._say(f"  Stop       Ctrl-C here, or: kill {os.getpid()}\n")
-        self._say(f"  Portal     {settings.PUBLIC_ORIGINS[0]}/")
-        self._say_logins(logins)
+        self.say("\nPortafilter is ready.\n")
+        self.say(f"  Machines   http://127.0.0.1:{street_port}/  (their screens: press help there)")
+        self.say(f"             or from a terminal: make press MACHINE={serials[0]}")
+        self.say(f"             or {', '.join(serials[1:])}")
+        self.say(f"  Logs       {', '.join(short(log) for log in logs)}")
+        self.say(f"  Stop       Ctrl-C here, or: kill {os.getpid()}\n")
+        self.say(f"  Portal     {settings.PUBLIC_ORIGINS[0]}/")
+        self.say_logins(logins)
 
-    def _say_logins(self, logins: list[tuple[str, str | None, str]]) -> None:
+    # --- words --------------------------------------------------------------------------------------------------------
+
+    def say_logins(self, logins: list[tuple[str, str | None, str]]) -> None:
         for number, (username, password, about) in enumerate(logins):
             label = "Sign in as" if number == 0 else "or as"
-            self._say(f"  {label:10} {username:8} {password or '(the password that you chose)'}  ({about})")
+            self.say(f"  {label:10} {username:8} {password or '(the password that you chose)'}  ({about})")
 
     @contextlib.contextmanager
-    def _step(self, words: str) -> Iterator[None]:
+    def step(self, words: str) -> Iterator[None]:
         """Says what is being done, and, when it is done, how long it took."""
         began = time.monotonic()
-        self._say(f"  {words} … ", ending="")
+        self.say(f"  {words} … ", ending="")
         try:
             yield
         except BaseException:
-            self._say("stopped")
+            self.say("stopped")
             raise
-        self._say(f"{time.monotonic() - began:.1f} s")
+        self.say(f"{time.monotonic() - began:.1f} s")
 
-    def _say(self, words: str, *, ending: str = "\n") -> None:
+    def say(self, words: str, *, ending: str = "\n") -> None:
         self.stdout.write(words, ending=ending)
         self.stdout.flush()
 
@@ -161,14 +176,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def _check_ports(street_port: int) -> None:
-    host, port = settings.PUBLIC_BIND
-    check_port("PUBLIC_BIND", settings.PUBLIC_BIND, example=f"{host}:{port + 100}")
-    host, port = settings.MACHINE_API_BIND
-    check_port("MACHINE_API_BIND", settings.MACHINE_API_BIND, example=f"{host}:{port + 100}")
-    check_port("STREET_PORT", ("127.0.0.1", street_port), example=str(street_port + 100))
 
 
 def _start_server(folder: Path, environment: dict[str, str]) -> Program:
@@ -214,5 +221,6 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if everywhere else host
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """A path as one would type it here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
