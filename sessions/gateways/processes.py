@@ -30,8 +30,8 @@ def find(**marks: str) -> list[Process]:
 
 
 def users() -> set[int]:
-    """The users (uid) of all processes there are, as far as we may see them."""
-    found = {user_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    """The users (uid) of all processes that live, as far as we may see them; zombies are no longer anybody."""
+    found = {user_of(int(name)) for name in os.listdir("/proc") if name.isdigit() and _times(int(name)) is not None}
     return {user for user in found if user is not None}
 
 

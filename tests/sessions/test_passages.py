@@ -15,7 +15,7 @@ from tests.sessions import rescues
 pytestmark = pytest.mark.django_db
 
 
-def _gateway(session: SupportSession, *, state: str = "ready", **values: object) -> Gateway:
+def _gateway(session: SupportSession, state: str = "ready", /, **values: object) -> Gateway:
     return Gateway.objects.create(session=session, driver="local", state=state, **values)
 
 
@@ -41,7 +41,7 @@ def test_rescue_that_is_over_has_no_passage() -> None:
 
 @pytest.mark.parametrize("state", ["stopping", "stopped"])
 def test_gateway_that_was_given_up_has_no_passage(state: str) -> None:
-    _gateway(rescues.press("A1"), state=state, handle={"uid": 61003})
+    _gateway(rescues.press("A1"), state, handle={"uid": 61003})
     assert selectors.passages() == []
 
 
