@@ -47,3 +47,27 @@ class NotAllowed(FleetError):
     """The person may not do that."""
 
     code = "not_allowed"
+
+
+class RegistrationRefused(FleetError):
+    """A machine cannot be registered like this; `errors` has a sentence or more for each field by its name."""
+
+    code = "invalid"
+
+    def __init__(self, errors: dict[str, list[str]]) -> None:
+        super().__init__(" ".join(f"{field}: {' '.join(words)}" for field, words in errors.items()))
+        self.errors = errors
+
+
+class EnrolmentRefused(FleetError):
+    """An enrolment code is unknown, out of time, or was used for another key; `code` says which."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NoVpn(FleetError):
+    """This installation has no VPN that machines join."""
+
+    code = "no_vpn"

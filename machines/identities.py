@@ -40,6 +40,7 @@ __all__ = [
     "issue_identity",
     "prove",
     "renew",
+    "require_admissible",
     "revoke",
     "revoke_all",
     "server_health",
@@ -159,7 +160,7 @@ def issue_identity(
     authority = ensure_authority(now=now)
     with transaction.atomic():
         machine = Machine.objects.select_for_update(of=("self",)).select_related("fleet").get(pk=machine.pk)
-        _require_admissible(machine)
+        require_admissible(machine)
         unproven = machine.vpn_identities.filter(revoked_at=None, proven_at=None, expires_at__gt=now)
         if unproven.count() >= _UNPROVEN_LIMIT:
             raise IdentityError(
@@ -332,7 +333,8 @@ def tunnel_ended(wish: TunnelEnding, *, now: datetime | None = None) -> None:
         wish.done_at = now
 
 
-def _require_admissible(machine: Machine) -> None:
+def require_admissible(machine: Machine) -> None:
+    """Raises IdentityError for a machine that is switched off or frozen."""
     if not machine.is_active:
         raise IdentityError(f"{machine.serial} is switched off. Switch it on before it gets an identity.")
     if machine.frozen_at:

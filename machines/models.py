@@ -223,6 +223,8 @@ class SecurityEvent(models.Model):
 # At the end, since these rows refer to those above.
 from machines.vpn_models import (  # noqa: E402
     EnrolmentCode,
+    KeptProfile,
+    ProfileDelivery,
     TunnelEnding,
     VpnAddress,
     VpnAuthority,
@@ -233,10 +235,12 @@ from machines.vpn_models import (  # noqa: E402
 __all__ = [
     "EnrolmentCode",
     "Fleet",
+    "KeptProfile",
     "Machine",
     "MachineModel",
     "MachineToken",
     "Operator",
+    "ProfileDelivery",
     "SecurityEvent",
     "Site",
     "TunnelEnding",

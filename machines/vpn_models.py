@@ -1,4 +1,5 @@
-"""The VPN's rows: the authority, each machine's address, identities and connections, and the codes of enrolment.
+"""The VPN's rows: the authority, each machine's address, identities and connections, and the codes of enrolment,
+and profiles on their way.
 
 An identity is a certificate, with what else its holder needs to reach the server. Private parts are encrypted, and
 erased when they are handed over.
@@ -150,6 +151,12 @@ class EnrolmentCode(models.Model):
     expires_at = models.DateTimeField(editable=False)
     used_at = models.DateTimeField(null=True, editable=False)
     used_from = models.GenericIPAddressField(null=True, editable=False)
+    used_for = models.CharField(
+        max_length=64, blank=True, editable=False, help_text="SHA-256 of the public key that it was used for."
+    )
+    identity = models.ForeignKey(VpnIdentity, null=True, on_delete=models.PROTECT, related_name="+", editable=False)
+    # What the machine was answered, to be said again should the line have lost it; erased when the code's time is up.
+    answer = EncryptedTextField(null=True, editable=False)
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -159,3 +166,75 @@ class EnrolmentCode(models.Model):
 
     def __str__(self) -> str:
         return f"of {self.created_at:%Y-%m-%d %H:%M:%S}"
+
+
+class ProfileDelivery(models.Model):
+    """The wish that a machine's profile goes to telemetry; the worker makes the profile and sees to it.
+
+    `profile` is there from when it is made until it is delivered, and never again.
+    """
+
+    machine = models.ForeignKey("machines.Machine", on_delete=models.PROTECT, related_name="profile_deliveries")
+    identity = models.OneToOneField(
+        VpnIdentity, null=True, on_delete=models.PROTECT, related_name="delivery", editable=False
+    )
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+    requested_at = models.DateTimeField(default=timezone.now, editable=False)
+    profile = EncryptedTextField(null=True, editable=False)
+    attempts = models.PositiveIntegerField(default=0, editable=False)
+    next_try_at = models.DateTimeField(default=timezone.now, editable=False)
+    delivered_at = models.DateTimeField(null=True, editable=False)
+    failed_at = models.DateTimeField(null=True, editable=False)
+    last_error = models.CharField(max_length=200, blank=True, editable=False)
+
+    class Meta:
+        verbose_name_plural = "profile deliveries"
+        ordering = ["-requested_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["machine"],
+                condition=Q(delivered_at=None, failed_at=None),
+                name="one_open_profile_delivery_a_machine",
+            ),
+            models.CheckConstraint(
+                condition=Q(delivered_at=None, failed_at=None) | Q(profile=None),
+                name="ended_profile_delivery_keeps_no_profile",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["next_try_at"],
+                condition=Q(delivered_at=None, failed_at=None),
+                name="open_profile_deliveries",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"of {self.requested_at:%Y-%m-%d %H:%M:%S}"
+
+
+class KeptProfile(models.Model):
+    """A profile that the built-in telemetry keeps until somebody downloads it, once."""
+
+    machine = models.ForeignKey("machines.Machine", on_delete=models.PROTECT, related_name="kept_profiles")
+    identity_serial = models.CharField(max_length=40, unique=True, editable=False)
+    profile = EncryptedTextField(null=True, editable=False)
+    kept_at = models.DateTimeField(default=timezone.now, editable=False)
+    ended_at = models.DateTimeField(
+        null=True, editable=False, help_text="When it was downloaded, replaced or erased; since then it is not here."
+    )
+    downloaded_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+
+    class Meta:
+        ordering = ["-kept_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["machine"], condition=Q(ended_at=None), name="one_kept_profile_a_machine"),
+            models.CheckConstraint(condition=Q(ended_at=None) | Q(profile=None), name="ended_profile_is_not_kept"),
+        ]
+
+    def __str__(self) -> str:
+        return f"of {self.kept_at:%Y-%m-%d %H:%M:%S}"

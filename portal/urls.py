@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from machines.api.enrolment import EnrolView
 from portal import health, views
 from portal.api.schema import SchemaView
 
@@ -26,6 +27,7 @@ urlpatterns = [
     path("sessions/<uuid:session_id>/", views.rescue, name="rescue"),
     path("machines/", views.machines, name="machines"),
     path("machines/<int:machine_id>/", views.machine, name="machine"),
+    path("enrol/", EnrolView.as_view(), name="enrol"),
     path("accounts/", views.account, name="account"),
     # Without mail nobody could follow a reset: the sign-in page says whom to ask.
     path("accounts/password/reset/", RedirectView.as_view(pattern_name="account_login")),
