@@ -79,6 +79,9 @@ try:
     # Local gateways run as users of their own, one a gateway, so that each reaches its own machine only. Needs root.
     GATEWAY_UIDS = env.span("GATEWAY_UIDS")
 
+    # --- telemetry: how a profile reaches its machine; an alias or a dotted path --------------------------------------
+    TELEMETRY = env.text("TELEMETRY", "builtin")
+
     # --- time limits, in seconds --------------------------------------------------------------------------------------
     # A gateway with the machine's desktop on it must be there within this time.
     GATEWAY_DEADLINE_S = env.number("GATEWAY_DEADLINE_S", 120, minimum=1)

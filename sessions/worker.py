@@ -15,6 +15,7 @@ from datetime import datetime
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
+from machines.profile_passes import ProfilePasses
 from machines.vpn import base as vpn_base
 from sessions import bell, gateway_rows, signs_of_life
 from sessions.ending_passes import EndingPasses
@@ -41,11 +42,13 @@ class Worker:
         self.name = name[:64]
         self._gateways = GatewayPasses(self.name, now, driver_for)
         self._endings = EndingPasses(now, vpn)
+        self._profiles = ProfilePasses(now)
 
     def run_pass(self) -> None:
         """Looks at everything once. Raises when the database is away; one thing's failure is only logged."""
         self._gateways.run()
         self._endings.run()
+        self._profiles.run()
 
     def run_for_ever(self, stop: threading.Event) -> None:
         """Passes until `stop` is set; nothing that goes wrong ends it."""

@@ -1,0 +1,99 @@
+"""The telemetry that needs nothing else: it keeps a profile, encrypted, until a person downloads it, once."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from machines import identities, services
+from machines.errors import AlreadyHandedOver, IdentityError
+from machines.models import KeptProfile, Machine, User, VpnIdentity
+from machines.telemetry.base import Profile
+
+# Time for a roll-out; what nobody fetched by then is erased, and what it admits is revoked.
+KEPT_FOR = timedelta(days=30)
+
+
+class BuiltinTelemetry:
+    """Keeps profiles in the database; see `download`."""
+
+    def deliver_profile(self, machine: Machine, profile: Profile) -> None:
+        now = timezone.now()
+        with transaction.atomic():
+            Machine.objects.select_for_update(of=("self",)).get(pk=machine.pk)
+            if KeptProfile.objects.filter(identity_serial=profile.identity_serial).exists():
+                return
+            _end(KeptProfile.objects.filter(machine=machine, ended_at=None), now)
+            KeptProfile.objects.create(
+                machine=machine, identity_serial=profile.identity_serial, profile=profile.text, kept_at=now
+            )
+
+
+def kept_for(machine: Machine) -> KeptProfile | None:
+    """The profile that waits for its download, if any; without its text."""
+    waiting = KeptProfile.objects.filter(machine=machine, ended_at=None).defer("profile").first()
+    if waiting is None or not _identity(waiting.identity_serial, timezone.now()):
+        return None
+    return waiting
+
+
+def download(machine: Machine, *, user: User, address: str = "", now: datetime | None = None) -> Profile:
+    """The machine's profile, for the first who asks; then it is here no more.
+
+    Raises AlreadyHandedOver for the second, IdentityError when there is none or what it admits was revoked.
+    """
+    now = now or timezone.now()
+    with transaction.atomic():
+        identities.require_admissible(machine)
+        newest = KeptProfile.objects.select_for_update(of=("self",)).filter(machine=machine).order_by("-pk").first()
+        if newest is None:
+            raise IdentityError(f"There is no profile of {machine.serial} here. Make one first.")
+        if newest.profile is None:
+            raise AlreadyHandedOver(_gone(newest))
+        if not _identity(newest.identity_serial, now):
+            raise IdentityError(f"This profile of {machine.serial} was revoked. Make a new one.")
+        profile = Profile(identity_serial=newest.identity_serial, text=newest.profile)
+        KeptProfile.objects.filter(pk=newest.pk).update(profile=None, ended_at=now, downloaded_by=user)
+        services.record_security_event(
+            "profile_downloaded",
+            machine=machine,
+            user=user,
+            address=address,
+            detail={"serial": newest.identity_serial},
+        )
+    return profile
+
+
+def forget_stale(*, now: datetime | None = None) -> int:
+    """Erases what nobody fetched within KEPT_FOR, or what admits nobody any more; how many profiles that were."""
+    now = now or timezone.now()
+    ended = 0
+    for row in KeptProfile.objects.filter(ended_at=None).defer("profile").select_related("machine__fleet"):
+        identity = _identity(row.identity_serial, now)
+        if identity and row.kept_at > now - KEPT_FOR:
+            continue
+        with transaction.atomic():
+            ended += _end(KeptProfile.objects.filter(pk=row.pk, ended_at=None), now)
+            if identity:
+                identities.revoke(identity, reason="its profile was never downloaded", now=now)
+    return ended
+
+
+def _identity(serial: str, now: datetime) -> VpnIdentity | None:
+    good = VpnIdentity.objects.filter(serial=serial, revoked_at=None, expires_at__gt=now)
+    return good.select_related("machine__fleet").defer("private_key", "tls_crypt_key").first()
+
+
+def _end(rows: object, now: datetime) -> int:
+    return int(rows.update(profile=None, ended_at=now))  # type: ignore[attr-defined]
+
+
+def _gone(row: KeptProfile) -> str:
+    if row.downloaded_by is None:
+        return f"The profile of {row.machine.serial} was erased. Make a new one."
+    return (
+        f"The profile of {row.machine.serial} was downloaded at {row.ended_at:%H:%M} UTC by "
+        f"{row.downloaded_by.display_name}, and is given out once. If it got lost, make a new one."
+    )
