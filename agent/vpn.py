@@ -224,7 +224,9 @@ class Tunnel:
                 self._become(UP, address=event.address)
                 log.info("vpn: up, this machine is %s", event.address)
             elif event.kind == openvpn.LOST:
-                log.warning("vpn: lost (%s), connecting again", event.detail or "no reason given")
+                # One line for an outage, not one for each try of it.
+                level = logging.DEBUG if self.state.name == LOST else logging.WARNING
+                log.log(level, "vpn: lost (%s), connecting again", event.detail or "no reason given")
                 self._become(LOST, detail=event.detail)
             elif event.kind == openvpn.HALTED:
                 log.info("vpn: the server ended the tunnel %s", event.detail)
