@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(program: Path, arguments: list[str]) -> int:
@@ -28,7 +29,7 @@ def main(program: Path, arguments: list[str]) -> int:
     return status
 
 
-def _useradd(state: dict, arguments: list[str], given: str) -> int:
+def _useradd(state: dict[str, Any], arguments: list[str], given: str) -> int:
     *options, user = arguments
     expected = ["--create-home", "--shell", "/bin/bash", "--comment", "support, for one rescue"]
     if options[: len(expected)] != expected or options[len(expected) :] not in ([], ["--groups", "remote,video"]):
@@ -39,7 +40,7 @@ def _useradd(state: dict, arguments: list[str], given: str) -> int:
     return 0
 
 
-def _chpasswd(state: dict, arguments: list[str], given: str) -> int:
+def _chpasswd(state: dict[str, Any], arguments: list[str], given: str) -> int:
     user, colon, password = given.partition(":")
     if arguments or not colon or not password.endswith("\n") or password.count("\n") > 1 or user not in state["users"]:
         return 1
@@ -47,14 +48,14 @@ def _chpasswd(state: dict, arguments: list[str], given: str) -> int:
     return 0
 
 
-def _usermod(state: dict, arguments: list[str], given: str) -> int:
+def _usermod(state: dict[str, Any], arguments: list[str], given: str) -> int:
     if arguments[:3] != ["--lock", "--expiredate", "1"] or arguments[3] not in state["users"]:
         return 6
     state["users"][arguments[3]]["locked"] = True
     return 0
 
 
-def _pkill(state: dict, arguments: list[str], given: str) -> int:
+def _pkill(state: dict[str, Any], arguments: list[str], given: str) -> int:
     if arguments[:2] != ["-KILL", "-u"] or arguments[2] not in state["users"]:
         return 2
     was_running = state["users"][arguments[2]]["running"]
@@ -62,7 +63,7 @@ def _pkill(state: dict, arguments: list[str], given: str) -> int:
     return 0 if was_running else 1
 
 
-def _userdel(state: dict, arguments: list[str], given: str) -> int:
+def _userdel(state: dict[str, Any], arguments: list[str], given: str) -> int:
     if arguments[:1] != ["--remove"] or arguments[1] not in state["users"]:
         return 6
     user = state["users"][arguments[1]]
@@ -74,13 +75,13 @@ def _userdel(state: dict, arguments: list[str], given: str) -> int:
     return 12  # as userdel ends where there is no mail spool to remove
 
 
-def _getent(state: dict, arguments: list[str], given: str) -> int:
+def _getent(state: dict[str, Any], arguments: list[str], given: str) -> int:
     if arguments[:1] != ["passwd"]:
         return 1
     return 0 if arguments[1] in state["users"] else 2
 
 
-def _systemctl(state: dict, arguments: list[str], given: str) -> int:
+def _systemctl(state: dict[str, Any], arguments: list[str], given: str) -> int:
     if arguments not in (["start", "xrdp"], ["stop", "xrdp"]):
         return 5
     state["rdp"] = arguments[0] == "start"

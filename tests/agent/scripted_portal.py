@@ -89,17 +89,21 @@ class _Handler(BaseHTTPRequestHandler):
         portal = self.scripted
         body = self.rfile.read(int(self.headers["Content-Length"]))
         portal.calls.append(body)
+        kind: str
+        value: Any
         kind, value = portal.trouble.popleft() if portal.trouble else ("", None)
         if kind == "drop" or self.path != "/enrol/":
-            return self.connection.close()
-        if kind == "status":
-            return self._answer(value, json.dumps({"detail": "scripted trouble"}))
-        if kind == "say":
-            return self._answer(200, value)
-        status, document = portal.enrol(json.loads(body))
-        if kind == "lose":
-            return self.connection.close()
-        self._answer(status, json.dumps(document))
+            self.connection.close()
+        elif kind == "status":
+            self._answer(value, json.dumps({"detail": "scripted trouble"}))
+        elif kind == "say":
+            self._answer(200, value)
+        else:
+            status, document = portal.enrol(json.loads(body))
+            if kind == "lose":
+                self.connection.close()
+            else:
+                self._answer(status, json.dumps(document))
 
     def log_message(self, format: str, *args: object) -> None:
         pass

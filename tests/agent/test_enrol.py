@@ -17,6 +17,7 @@ from agent import __main__ as commands
 from agent import enrol as enrol_module
 from agent.config import AgentConfig
 from agent.enrol import EnrolError, Enrolment, read_code, read_where
+from agent.locks import try_lock
 from agent.profile import ProfileError, check, with_key
 from agent.settings_file import changed
 from machines.vpn import pki
@@ -201,7 +202,7 @@ def test_code_does_not_cross_a_line_in_clear() -> None:
 def test_machine_is_enrolled_by_one_command_at_a_time(portal: ScriptedPortal, settings: Path) -> None:
     (settings.parent / "enrolling").mkdir(parents=True)
     with open(settings.parent / "enrolling" / "lock", "a+b") as lock:
-        assert enrol_module.try_lock(lock)
+        assert try_lock(lock)
         with pytest.raises(EnrolError, match="by another command"):
             Enrolment(portal.url, CODE.replace("-", ""), settings).run()
 

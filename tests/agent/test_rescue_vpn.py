@@ -16,7 +16,7 @@ from agent import rescue as rescue_module
 from agent.api import ApiError, Stopped
 from agent.config import AgentConfig
 from agent.rescue import Notice, Rescue
-from agent.store import RescueStore
+from agent.store import Problem, RescueStore
 from agent.vpn import Tunnel, way_to_support
 from tests.agent.scripted_api import ScriptedApi
 from tests.agent.test_rescue import FakeHook, Machine
@@ -31,7 +31,7 @@ class TunnelMachine(Machine):
     def __init__(self, config: AgentConfig, far_end: TunnelFiles) -> None:
         super().__init__(dataclasses.replace(config, source_address=None))
         self.far_end = far_end
-        self.hook = _WatchingHook(far_end)
+        self.hook: _WatchingHook = _WatchingHook(far_end)
         self.api, line = way_to_support(self.config)
         assert isinstance(line, Tunnel)
         self.tunnel = line
@@ -197,7 +197,7 @@ def test_missing_profile_is_said_and_what_a_crash_left_open_is_shut(
     server: ScriptedApi, machine: TunnelMachine, far_end: TunnelFiles
 ) -> None:
     far_end.profile.unlink()
-    assert machine.rescue.press(rescue_module.Problem("E17", "")).state == "failed"
+    assert machine.rescue.press(Problem("E17")).state == "failed"
     assert machine.hook.steps == ["close"] and server.calls == [] and machine.nothing_is_left()
 
 
