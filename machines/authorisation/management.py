@@ -186,6 +186,8 @@ class Management:
         command = self._expected[0]
         for word, succeeded in (("SUCCESS:", True), ("ERROR:", False)):
             if not self._lines and line.startswith(word):
+                if succeeded and command.has_lines:
+                    raise ManagementError(f"Found {line[:80]!r}, expected the lines of {command.line[:40]!r}.")
                 self._expected.popleft()
                 return Reply(command.line, succeeded, line.removeprefix(word).strip())
         if not command.has_lines:

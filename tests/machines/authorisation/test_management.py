@@ -178,6 +178,13 @@ def test_what_the_protocol_does_not_have_is_an_error(talk: bytes) -> None:
         Management().receive(talk)
 
 
+def test_another_commands_answer_is_not_taken_for_a_list_of_nobody() -> None:
+    management = Management()
+    management.send(protocol.status())
+    with pytest.raises(ManagementError, match="expected the lines"):
+        management.receive(b"SUCCESS: bytecount interval changed\r\n")
+
+
 def test_environment_without_an_end_is_an_error() -> None:
     talk = b">CLIENT:CONNECT,1,2\n" + b"".join(
         b">CLIENT:ENV,UV_%d=x\n" % n for n in range(protocol.MAX_BLOCK_LINES + 1)
