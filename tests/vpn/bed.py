@@ -166,20 +166,38 @@ class Installation:
         pids = processes_in(self.bed.server)
         return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "guacd"]
 
+    def user_of(self, pid: int) -> int:
+        return Path(f"/proc/{pid}").stat().st_uid
+
     def nft(self) -> str:
         return self.bed.ask(None, "nft", "list", "ruleset")[1]
 
     def connects(self, place: str | None, host: str, port: int, *, user: int | None = None) -> str:
-        """What becomes of a TCP connection from there: open, refused, or silent (for 2 s)."""
+        """What becomes of a TCP connection from there: open, refused, or silent (for 1.2 s)."""
         script = (
             "import socket, sys\n"
-            "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close(); print('open')\n"
+            "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.2).close(); print('open')\n"
             "except TimeoutError: print('silent')\n"
             "except OSError: print('refused')"
         )
         return self.bed.ask(place, "/usr/bin/python3", "-c", script, host, str(port), user=user)[1].strip()
 
-    def listens(self, place: str | None, host: str, port: int) -> Service:
+    def pings(self, place: str, host: str) -> bool:
+        """Whether an echo comes back from there within 2 s. (Debian has no ping of its own.)"""
+        script = (
+            "import socket, struct, sys\n"
+            "request = struct.pack('!BBHHH', 8, 0, 0xffff - 0x0800 - 0x1234 - 1, 0x1234, 1)\n"
+            "with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as door:\n"
+            "    door.settimeout(2)\n"
+            "    door.sendto(request, (sys.argv[1], 0))\n"
+            "    while True:\n"
+            "        packet, (host, _) = door.recvfrom(2048)\n"
+            "        if host == sys.argv[1] and packet[20] == 0: break\n"
+        )
+        return self.bed.ask(place, "/usr/bin/python3", "-c", script, host)[0] == 0
+
+    @contextmanager
+    def listener(self, place: str | None, host: str, port: int) -> Iterator[None]:
         """Something that takes connections there, at a machine's place or at the server."""
         script = (
             "import socket, sys\n"
@@ -193,8 +211,11 @@ class Installation:
             f"A listener on {port}", ["/usr/bin/python3", "-c", script, host, str(port)],
             log=f"listener-{self._logs}.log", place=place, namespace=namespace, is_kept=False,
         )  # fmt: skip
-        service.wait_until(lambda: service.has_said("listening"), what="it listens", within_s=10)
-        return service
+        try:
+            service.wait_until(lambda: service.has_said("listening"), what="it listens", within_s=10)
+            yield
+        finally:
+            self.bed.supervisor.end([service])
 
     def enter(self, place: str) -> list[str]:
         return enter(self.bed.namespaces[place])

@@ -55,7 +55,7 @@ def profile(serial: str, *, days_ago: int = 0) -> str:
     return identities.hand_over(identity, now=now)
 
 
-def forged_profile(name: str, *, own_authority: bool) -> str:
+def forged_profile(name: str, *, by_ours: bool) -> str:
     """A profile for a name that no machine has; by our authority, or by somebody else's of the same name."""
     from django.conf import settings
     from django.utils import timezone
@@ -68,7 +68,7 @@ def forged_profile(name: str, *, own_authority: bool) -> str:
     row = identities.ensure_authority()
     ours = pki.load_authority(row.certificate, row.key)
     key = pki.new_key()
-    by = ours if own_authority else pki.make_authority(now=now, life=life)
+    by = ours if by_ours else pki.make_authority(now=now, life=life)
     certificate = pki.issue(by, key.public_key(), name=name, now=now, life=life)
     return client_profile(
         ClientProfile(
@@ -100,6 +100,11 @@ def unfreeze(serial: str) -> None:
     from machines.models import Machine
 
     Machine.objects.filter(serial=serial).update(frozen_at=None, frozen_reason="")
+
+
+def number(serial: str) -> int:
+    """What the machine's certificates have behind `m-`."""
+    return int(_machine(serial).pk)
 
 
 def address(serial: str) -> str:
@@ -146,7 +151,7 @@ def _machine(serial: str) -> Any:
 _COMMANDS: dict[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
-        *(seed, profile, forged_profile, revoke, freeze, unfreeze, address, new_token),
+        *(seed, profile, forged_profile, revoke, freeze, unfreeze, number, address, new_token),
         *(open_connections, security_events, all_security_events),
     )
 }
