@@ -30,9 +30,11 @@ END_SENTENCES = {
         "No gateway to the machine could be had or kept. Have help pressed again; "
         "if it happens twice, tell whoever runs Portafilter."
     ),
-    EndReason.FORCED: "A supervisor or manager ended this rescue. Have help pressed again if the machine still needs it.",
+    EndReason.FORCED: (
+        "A supervisor or manager ended this rescue. Have help pressed again if the machine still needs it."
+    ),
     EndReason.MACHINE_WITHDRAWN: (
-        "A manager switched this machine off for remote help, or moved it to another fleet. Nothing is left open."
+        "This machine was switched off for remote help, frozen, or moved to another fleet. Nothing is left open."
     ),
 }
 
