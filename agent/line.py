@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,18 +21,24 @@ FAILED = "failed"  # the program ended for a reason of its own
 class LineState:
     """How the tunnel stands.
 
-    `refused_for_s` counts from the first refusal without a connection since. What is hopeless needs a technician.
+    What is hopeless needs a technician. `ended_at` (monotonic) is when the server first ended or refused the tunnel
+    without a connection since; None when it did not.
     """
 
     name: str = OFF
     address: str = ""
     detail: str = ""
-    refused_for_s: float = 0.0
+    ended_at: float | None = None
     is_hopeless: bool = False
 
     @property
     def is_up(self) -> bool:
         return self.name == UP
+
+    @property
+    def ended_for_s(self) -> float:
+        """For how long now the server wants this machine out."""
+        return time.monotonic() - self.ended_at if self.ended_at is not None else 0.0
 
     @property
     def is_ended_by_server(self) -> bool:

@@ -42,6 +42,7 @@ OFFLINE_SHUT_S = 900.0  # without any answer for this long, RDP is shut until th
 _CANCEL_FOR_S = 60.0
 _OPEN_TRIES = 3  # RDP may come up at the second try on a machine that is busy, or in the middle of an update
 REFUSED_FOR_S = 45.0  # a server that is being restarted refuses for less; whoever is refused for longer is meant
+HALTED_FOR_S = 180.0  # by then the server has given the rescue up; a revoked machine may get no better answer than none
 _LINE_S = 3.0  # so long a call waits for the line before it counts as failed
 _LINE_PAUSE_S = 5.0  # the longest pause between calls over a line that says itself when it is back
 _LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
@@ -418,8 +419,9 @@ class Rescue:
         state = self._line.state
         if state.is_hopeless:
             raise ApiError(state.detail, retryable=False)
-        if state.refused_for_s > REFUSED_FOR_S:
-            raise ApiError(f"the server does not admit this machine: {state.detail}", retryable=False)
+        if state.ended_for_s > (REFUSED_FOR_S if state.name == REFUSED else HALTED_FOR_S):
+            reason = state.detail or "it ended the tunnel and takes no other"
+            raise ApiError(f"the server does not admit this machine: {reason}", retryable=False)
         raise ApiError(f"the tunnel is not up ({state.name}: {state.detail or 'no reason given'})", retryable=True)
 
     def _pauses(self) -> Backoff:

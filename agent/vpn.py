@@ -55,7 +55,7 @@ class Tunnel:
         self._file = config.state_dir / "vpn.json"
         self._changed = threading.Condition()
         self._state = LineState()
-        self._refused_since: float | None = None
+        self._ended_at: float | None = None
         self._holds = 0
         self._is_ending = False
         self._thread: threading.Thread | None = None
@@ -83,6 +83,7 @@ class Tunnel:
                 log.error("vpn: %s", missing)
                 self._state = LineState(FAILED, detail=missing, is_hopeless=True)
             elif self._thread is None:
+                self._ended_at = None
                 self._state = LineState(CONNECTING)
                 self._thread = threading.Thread(target=self._keep, name="vpn", daemon=True)
                 self._thread.start()
@@ -220,7 +221,7 @@ class Tunnel:
                     received, heard_at = event.received, time.monotonic()
             elif event.kind == openvpn.CONNECTED:
                 up_at = heard_at = time.monotonic()
-                self._refused_since = None
+                self._ended_at = None
                 self._become(UP, address=event.address)
                 log.info("vpn: up, this machine is %s", event.address)
             elif event.kind == openvpn.LOST:
@@ -233,7 +234,6 @@ class Tunnel:
                 self._become(HALTED, detail=event.detail)
             elif event.kind == openvpn.REFUSED:
                 log.warning("vpn: the server does not admit this machine: %s", event.detail)
-                self._refused_since = self._refused_since or time.monotonic()
                 self._become(REFUSED, detail=event.detail)
             self._write(program)
 
@@ -250,8 +250,9 @@ class Tunnel:
             before = self._state
             if name == CONNECTING and before.is_ended_by_server:
                 return  # what the server said last holds until it says otherwise
-            since = self._refused_since
-            self._state = LineState(name, address, detail, time.monotonic() - since if since is not None else 0.0)
+            if name in (HALTED, REFUSED) and self._ended_at is None:
+                self._ended_at = time.monotonic()
+            self._state = LineState(name, address, detail, self._ended_at)
             self._changed.notify_all()
         if before.is_up and name != UP:
             self.on_break()

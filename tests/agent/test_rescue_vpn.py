@@ -115,6 +115,22 @@ def test_halt_in_the_middle_shuts_rdp_until_the_server_says_that_it_goes_on(
     assert machine.nothing_is_left()
 
 
+def test_halted_machine_that_gets_no_tunnel_any_more_gives_up(
+    server: ScriptedApi, machine: TunnelMachine, far_end: TunnelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a machine that was revoked meanwhile: its next handshakes get no answer."""
+    monkeypatch.setattr(rescue_module, "HALTED_FOR_S", 0.3)
+    monkeypatch.setattr(rescue_module, "_LINE_S", 0.1)
+    machine.press_in_background()
+    machine.wait_until_shown("requested")
+    server.wait_for_calls("GET", 1)
+    far_end.script("silent")
+    far_end.do("halt")
+    ending = machine.joined()
+    assert isinstance(ending, Notice) and ending.state == "failed"
+    assert machine.hook.steps.count("open") == 1 and machine.nothing_is_left()
+
+
 def test_halt_that_overtook_the_news_of_the_end_is_asked_about(
     server: ScriptedApi, machine: TunnelMachine, far_end: TunnelFiles
 ) -> None:

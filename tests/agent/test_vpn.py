@@ -71,8 +71,9 @@ def test_refused_machine_tries_again_and_knows_for_how_long(tunnel: Tunnel, far_
     tunnel.on_break = lambda: seen.append(tunnel.state.detail)
     tunnel.hold()
     until(lambda: tunnel.state.name == "refused" and len(far_end.runs) == 2, "a second refusal")
-    assert tunnel.state.is_ended_by_server and tunnel.state.refused_for_s >= 0
+    assert tunnel.state.is_ended_by_server and tunnel.state.ended_for_s > 0
     assert tunnel.wait_until_up(_NEVER, 10) and len(far_end.runs) == 3
+    assert tunnel.state.ended_for_s == 0
     assert "no open support  session" in seen, "the server's reason, without its control characters"
 
 

@@ -10,7 +10,7 @@ import pytest
 from django.core.cache import cache
 
 from agent import enrol as enrol_module
-from agent.api import ApiError
+from agent.api import ApiError, json_object
 from agent.config import AgentConfig
 from agent.enrol import Enrolment, read_code
 from machines import enrolment
@@ -53,8 +53,7 @@ def test_agent_whose_answer_got_lost_gets_the_same_and_nobody_is_alarmed(
     machine = new_machine()
     enrolling = _at(live_server, machine, tmp_path)
     monkeypatch.setattr(enrol_module, "GIVE_UP_AFTER_S", 0.0)
-    read = enrol_module.json_object
-    monkeypatch.setattr(enrol_module, "json_object", lambda text: read(text[:100]))
+    monkeypatch.setattr(enrol_module, "json_object", lambda text: json_object(text[:100]))
     with pytest.raises(ApiError):
         enrolling.run()
     monkeypatch.undo()
