@@ -166,6 +166,14 @@ class Installation:
         pids = processes_in(self.bed.server)
         return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "guacd"]
 
+    def programs(self, place: str) -> list[str]:
+        """The names of what runs at a machine's place."""
+        names = []
+        for pid in processes_in(self.bed.namespaces[place]):
+            with contextlib.suppress(OSError):
+                names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+        return names
+
     def user_of(self, pid: int) -> int:
         return Path(f"/proc/{pid}").stat().st_uid
 
