@@ -194,7 +194,9 @@ def test_machine_is_frozen_and_unfrozen_by_a_manager(manager: Client) -> None:
         act(manager, Machine, action, found)
         found.refresh_from_db()
         assert bool(found.frozen_at) == is_frozen
-        assert SecurityEvent.objects.filter(kind__startswith="machine_").latest("id").user.username == "root"
+        event = SecurityEvent.objects.filter(kind__startswith="machine_").latest("id")
+        assert event.user is not None
+        assert event.user.username == "root"
     assert LogEntry.objects.count() == 2
 
 

@@ -53,7 +53,7 @@ def test_agent_whose_answer_got_lost_gets_the_same_and_nobody_is_alarmed(
     machine = new_machine()
     enrolling = _at(live_server, machine, tmp_path)
     monkeypatch.setattr(enrol_module, "GIVE_UP_AFTER_S", 0.0)
-    monkeypatch.setattr(enrol_module, "json_object", lambda text: json_object(text[:100]))
+    monkeypatch.setattr("agent.enrol.json_object", lambda text: json_object(text[:100]))
     with pytest.raises(ApiError):
         enrolling.run()
     monkeypatch.undo()

@@ -26,7 +26,7 @@ class Post:
 
     def __init__(self) -> None:
         self.taken: list[Profile] = []
-        self.answers: list[Exception] = []
+        self.answers: list[BaseException] = []
         self.calls = 0
 
     def deliver_profile(self, machine: Machine, profile: Profile) -> None:
