@@ -21,9 +21,10 @@ from agent.enrol import EnrolError, Enrolment, read_code, read_where
 from agent.heartbeat import Heartbeat
 from agent.key_request import OpensslError
 from agent.line import Line
+from agent.notices import Notice
 from agent.profile import ProfileError
 from agent.rdp import CommandHook, RdpError
-from agent.rescue import Notice, Rescue
+from agent.rescue import Rescue
 from agent.store import Problem, RescueStore
 from agent.vpn import way_to_support
 

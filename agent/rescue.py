@@ -25,13 +25,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from agent.api import Answer, ApiError, Backoff, Client, Stopped, SupportRequest, keep_trying
 from agent.config import AgentConfig
 from agent.credentials import one_off_credentials
 from agent.line import HALTED, REFUSED, Line, NoTunnel
+from agent.notices import Notice, failed_notice, notice_of, offline_notice
 from agent.rdp import RdpError, RdpHook, rdp_login_details
 from agent.store import Problem, Record, RescueStore
 
@@ -48,25 +49,6 @@ _LINE_PAUSE_S = 5.0  # the longest pause between calls over a line that says its
 _LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
 
 _T = TypeVar("_T")
-_OFFLINE = "The line to support is down just now. We keep trying; there is nothing you need to do."
-_OFFLINE_WORDS = {
-    HALTED: "Support has ended the line to this machine; nobody can see this screen. We ask whether more is to come.",
-    REFUSED: "Support does not let this machine in just now. We keep trying; there is nothing you need to do.",
-}
-
-
-@dataclass(frozen=True)
-class Notice:
-    """What the person at the machine should now know.
-
-    `state` is the server's, or one of ours: preparing, asking, offline (still trying), failed, cancelled (both final).
-    """
-
-    state: str
-    message: str
-    operator_name: str = ""
-    request_id: str = ""
-    end_reason: str = ""
 
 
 class Rescue:
@@ -203,7 +185,7 @@ class Rescue:
             self._line.expect_end()
         except (ApiError, RdpError) as error:
             log.error("rescue: %s", error)
-            ending = self._failed(error)
+            ending = failed_notice(error)
             is_over, must_tell = True, isinstance(error, RdpError)
         except Stopped:
             if not self._cancelling or self._stopping:
@@ -306,8 +288,8 @@ class Rescue:
         pauses = Backoff(first_s=1.0)
         while True:
             if request.is_over:
-                return _notice(request)  # shown when RDP is shut: what it says is true by then
-            self._show(_notice(request))
+                return notice_of(request)  # shown when RDP is shut: what it says is true by then
+            self._show(notice_of(request))
             if not self._is_open:
                 self._open(record)
             asked_at = time.monotonic()
@@ -439,9 +421,9 @@ class Rescue:
             if request_id:
                 wait_s = min(5, self._config.poll_wait_s) if request and record else 0
                 request = self._read(request_id, wait_s=wait_s, since=request.version if request else None)
-                self._show(_notice(request))
+                self._show(notice_of(request))
             if (request is not None and request.is_over) or record is None:
-                return _notice(request) if request else Notice("closed", "The rescue is over.")
+                return notice_of(request) if request else Notice("closed", "The rescue is over.")
             if self._wake.wait(0.3) and self._stopping:
                 raise Stopped("following the rescue")
 
@@ -458,17 +440,18 @@ class Rescue:
             except ApiError as error:
                 log.info("last word: %s", error)
                 if self._is_line_ended():
-                    # That is the server's last word. The sentence of the end is the same as before it.
-                    closed = replace(ending, state="closed")
-                    self._show(closed)
-                    return closed
+                    break  # that is the server's last word
                 if not error.retryable or self._config.vpn_profile is None:
-                    break
+                    return ending
             if request is not None and request.state == "closed":
-                if self._presses == press:
-                    self._show(_notice(request))
-                return _notice(request)
+                ending = notice_of(request)
+                break
             self._wake.wait(0.2)
+        if self._config.vpn_profile is not None:
+            # With the tunnel all is closed, also where nobody could say so; the sentence of the end stays the same.
+            ending = replace(ending, state="closed")
+        if ending.state == "closed" and self._presses == press and not self._stopping:
+            self._show(ending)
         return ending
 
     def _is_line_ended(self) -> bool:
@@ -479,24 +462,10 @@ class Rescue:
             self._cancelling = True
             self._wake.set()
         shown = self._shown
-        words = _OFFLINE_WORDS.get(self._line.state.name, _OFFLINE)
-        self._show(Notice("offline", words, request_id=shown.request_id if shown else ""))
-
-    def _failed(self, error: Exception) -> Notice:
-        if isinstance(error, RdpError):
-            return Notice(
-                "failed", "This screen could not be made ready for support. Please call the number on the machine."
-            )
-        if isinstance(error, ApiError) and error.retryable:
-            return Notice("failed", "Support could not be reached. Please try again in a few minutes.")
-        return Notice("failed", "Support could not take the request. Please call the number on the machine.")
+        self._show(offline_notice(self._line.state, request_id=shown.request_id if shown else ""))
 
     def _show(self, notice: Notice) -> None:
         if notice != self._shown:
             self._shown = notice
             log.info("show: %s: %s", notice.state, notice.message)
             self._display(notice)
-
-
-def _notice(request: SupportRequest) -> Notice:
-    return Notice(request.state, request.message, request.operator_name, request.id, request.end_reason)

@@ -15,9 +15,10 @@ from agent.config import ConfigError
 from agent.files import private_folder, read_json, write_json
 from agent.heartbeat import Heartbeat
 from agent.line import LineState
+from agent.notices import Notice
 from agent.processes import birth_of
 from agent.rdp import RdpError
-from agent.rescue import Notice, Rescue
+from agent.rescue import Rescue
 from agent.simulator import children
 from agent.simulator.config import MachineConfig
 from agent.simulator.display import Display

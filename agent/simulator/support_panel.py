@@ -15,7 +15,7 @@ _UNSEEN = "Nobody can see this screen\nunless you ask for help."
 
 @dataclass(frozen=True)
 class SupportView:
-    """How the rescue stands, in the words of the agent (`agent.rescue.Notice`); an empty state is none."""
+    """How the rescue stands, in the words of the agent (`agent.notices.Notice`); an empty state is none."""
 
     state: str = ""
     message: str = ""

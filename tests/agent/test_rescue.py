@@ -18,8 +18,9 @@ from agent.api import Client, Stopped
 from agent.config import AgentConfig
 from agent.credentials import Credentials
 from agent.heartbeat import Heartbeat
+from agent.notices import Notice
 from agent.rdp import RdpError
-from agent.rescue import Notice, Rescue
+from agent.rescue import Rescue
 from agent.store import Problem, Record, RescueStore
 from tests.agent.scripted_api import ScriptedApi
 

@@ -15,7 +15,8 @@ import pytest
 from agent import rescue as rescue_module
 from agent.api import ApiError, Stopped
 from agent.config import AgentConfig
-from agent.rescue import Notice, Rescue
+from agent.notices import Notice
+from agent.rescue import Rescue
 from agent.store import Problem, RescueStore
 from agent.vpn import Tunnel, way_to_support
 from tests.agent.scripted_api import ScriptedApi
@@ -91,7 +92,8 @@ def test_agent_ends_a_tunnel_that_the_server_does_not_halt(
     machine.press_in_background()
     machine.wait_until_shown("requested")
     server.update("r1", state="closing", end_reason="resolved", message="Solved.")
-    machine.joined()
+    ending = machine.joined()
+    assert isinstance(ending, Notice) and (ending.state, ending.message) == ("closed", "Solved.")
     assert machine.nothing_is_left()
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agent.rescue import Notice
+from agent.notices import Notice
 from agent.simulator.config import MachineConfig
 from agent.simulator.machine import SimulatedMachine
 from agent.simulator.street import StreetView
