@@ -175,7 +175,11 @@ class Agent:
                 case Alarm():
                     self._raise_alarm(outcome)
                 case _:
-                    commands.append(self._command(outcome))
+                    try:
+                        commands.append(self._command(outcome))
+                    except ValueError:
+                        # Whatever it was that cannot be said: the others are still to be answered.
+                        logger.exception("Cannot carry out %s", type(outcome).__name__)
             _log(outcome)
         if commands:
             self._say(connection, commands)

@@ -19,6 +19,10 @@ from machines.vpn import files, profile
 ALLOW_LIST_FILE = "allow-list.json"
 # It is good for 30 days; one that was not renewed for that long locks everybody out.
 _CRL_AGE = timedelta(hours=12)
+_NEEDED = (
+    profile.SERVER_FILE, profile.AUTHORITY_FILE, profile.CERTIFICATE_FILE, profile.KEY_FILE, profile.TLS_CRYPT_FILE,
+    profile.CRL_FILE, profile.CLIENTS_FOLDER,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -38,6 +42,10 @@ class ServerFiles:
     @property
     def socket_path(self) -> Path:
         return self.folder / profile.MANAGEMENT_SOCKET
+
+    def lacking(self) -> list[str]:
+        """Those files that are not there and without which OpenVPN does not start."""
+        return [name for name in _NEEDED if not (self.folder / name).exists()]
 
     def write_server(self) -> bool:
         """The configuration, certificates and keys; whether any changed, which counts when OpenVPN starts again."""

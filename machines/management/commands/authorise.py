@@ -15,6 +15,7 @@ from typing import IO
 from django.conf import settings
 from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
+from django.db import InterfaceError, OperationalError
 
 from machines.authorisation import isolation, nft
 from machines.authorisation.agent import Agent
@@ -58,13 +59,21 @@ class Command(BaseCommand):
             if remove_isolation:
                 nft.run(isolation.removal(_isolation_config()))
             elif write_only:
-                server_files = _server_files()
-                server_files.write_server()
-                server_files.write_wishes(read_wishes())
+                self._write(_server_files())
             else:
                 self._authorise()
         except (AllowListError, NftError, ProfileError) as error:
             raise CommandError(str(error)) from error
+
+    def _write(self, server_files: ServerFiles) -> None:
+        """A database that is away keeps OpenVPN from its first start only."""
+        try:
+            server_files.write_server()
+            server_files.write_wishes(read_wishes())
+        except (OperationalError, InterfaceError) as error:
+            if lacking := ", ".join(server_files.lacking()):
+                raise CommandError(f"The database is away, and {server_files.folder} lacks {lacking}.") from error
+            self.stderr.write(f"The database is away: {server_files.folder} stays as it is.")
 
     def _authorise(self) -> None:
         stop = threading.Event()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from machines import addresses, identities, passages
+from machines.authorisation import hands, rows
 from machines.models import Fleet, Machine, MachineModel, SecurityEvent, Site
 from machines.passages import Passage
 from machines.vpn import base
@@ -32,12 +33,14 @@ JOINED = "Initialization Sequence Completed"
 
 
 @pytest.fixture
-def bed(settings: Settings) -> Iterator[Bed]:
+def bed(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Bed]:
+    """Over UDP, if a test does not choose."""
     with beds.made() as made:
         settings.VPN = "openvpn"
         settings.VPN_NETWORK = ipaddress.ip_network(beds.NETWORK)
         settings.VPN_REMOTE = beds.SERVER_OUTSIDE
         settings.VPN_DIR = made.vpn_dir
+        settings.VPN_PROTOCOL = getattr(request, "param", "udp")
         base.get_driver.cache_clear()
         made.write()
         made.start_openvpn()
@@ -138,6 +141,7 @@ def test_revoked_machine_is_out_within_5_s_and_stays_out(bed: Bed, agent: None) 
     assert not said(log, JOINED)
 
 
+@pytest.mark.parametrize("bed", ["udp", "tcp"], indirect=True)
 def test_revoked_machine_that_does_not_obey_is_dropped_all_the_same(bed: Bed, agent: None) -> None:
     a1 = machine()
     _, text_of_profile = profile(a1)
@@ -285,6 +289,45 @@ def test_database_away_the_file_decides_and_rows_follow_later(bed: Bed) -> None:
     bed.environment["DATABASE_URL"] = away
     bed.start_agent()
     until(lambda: open_rows(a1), timeout_s=15, what="it is written down")
+
+
+def test_database_away_for_a_while_keeps_nobody_out_and_loses_no_row(
+    bed: Bed, agent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a1, a2 = machine("A1"), machine("A2")
+    profiles = [profile(one)[1] for one in (a1, a2)]
+    client, log = bed.connect("a", profiles[0])
+    joined(log)
+    until(lambda: open_rows(a1))
+    first = VpnConnection.objects.get()
+
+    def away(*_: object) -> None:
+        raise OperationalError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hands, "read_wishes", away)
+        patch.setattr(rows.Record, "write", away)
+        _, log = bed.connect("b", profiles[1])
+        joined(log)
+        client.terminate()
+        client.wait(10)
+        _, log = bed.connect("a", profiles[0])
+        joined(log)
+        assert not open_rows(a2)
+    until(lambda: open_rows(a1) and open_rows(a2), what="what happened meanwhile is written down")
+    until(lambda: VpnConnection.objects.get(pk=first.pk).ended_at, what="the first one has ended")
+    assert VpnConnection.objects.count() == 3
+
+
+def test_database_away_at_openvpns_start_leaves_the_files_as_they_are(bed: Bed) -> None:
+    bed.environment["DATABASE_URL"] = "sqlite:////nonexistent/away.sqlite3"
+    writer, log = bed.authorise("--write-only")
+    assert writer.wait(30) == 0, text(log)
+    assert said(log, "stays as it is")
+    (bed.vpn_dir / "crl.pem").unlink()
+    writer, log = bed.authorise("--write-only")
+    assert writer.wait(30) == 1
+    assert said(log, "lacks crl.pem")
 
 
 def test_isolation_stays_when_the_agent_ends_and_goes_when_told(bed: Bed) -> None:
