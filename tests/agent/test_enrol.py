@@ -4,6 +4,7 @@ used twice, and nothing secret is printed."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -222,6 +223,23 @@ def test_profile_may_not_name_programs_or_files() -> None:
     ):
         with pytest.raises(ProfileError, match="line 9"):
             check(good + line + "\n")
+
+
+def test_settings_below_etc_keep_what_changes_elsewhere() -> None:
+    assert "\nstate_dir = /var/lib/portafilter-agent\n" in enrol_module._new_settings(Path("/etc/portafilter-agent"))
+    assert "\nstate_dir" not in enrol_module._new_settings(Path("/home/alice"))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_understands_the_unit_and_finds_it_hardened() -> None:
+    unit = str(_ROOT / "agent" / "portafilter-agent.service")
+    verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    rated = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=45", "--no-pager", unit],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert rated.returncode == 0, rated.stdout[-200:]
 
 
 def test_settings_are_changed_key_by_key() -> None:
