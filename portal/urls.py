@@ -8,7 +8,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from machines.api.enrolment import EnrolView
-from portal import health, views
+from portal import health, machine_pages, views
 from portal.api.schema import SchemaView
 
 admin.site.site_header = admin.site.site_title = "Portafilter"
@@ -27,6 +27,14 @@ urlpatterns = [
     path("sessions/<uuid:session_id>/", views.rescue, name="rescue"),
     path("machines/", views.machines, name="machines"),
     path("machines/<int:machine_id>/", views.machine, name="machine"),
+    path("machines/new/", machine_pages.register, name="machine-new"),
+    path("machines/<int:machine_id>/vpn/", machine_pages.vpn, name="machine-vpn"),
+    path("machines/<int:machine_id>/enrolment/", machine_pages.code, name="machine-code"),
+    path("machines/<int:machine_id>/profile/", machine_pages.profile, name="machine-profile"),
+    path("machines/<int:machine_id>/profile/download/", machine_pages.download, name="machine-download"),
+    path("machines/<int:machine_id>/freeze/", machine_pages.freeze, name="machine-freeze"),
+    path("machines/<int:machine_id>/unfreeze/", machine_pages.unfreeze, name="machine-unfreeze"),
+    path("machines/<int:machine_id>/identities/<int:identity_id>/revoke/", machine_pages.revoke, name="machine-revoke"),
     path("enrol/", EnrolView.as_view(), name="enrol"),
     path("accounts/", views.account, name="account"),
     # Without mail nobody could follow a reset: the sign-in page says whom to ask.

@@ -14,14 +14,17 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from machines import registration
 from machines import selectors as fleet_selectors
 from machines.models import Machine, User
+from portal.machine_pages import vpn_context
 from sessions import attachments, selectors
 from sessions.errors import SupportError
 from sessions.models import Attachment, SupportSession
 
 MACHINES_A_PAGE = 50
 RESCUES_A_PAGE = 20
+FROZEN_SHOWN = 5
 # What one may do at a desktop, the most first, and the role that one joins in for it.
 _ROLES = {"control": Attachment.Role.CONTROLLER.value, "watch": Attachment.Role.WATCHER.value}
 
@@ -37,7 +40,8 @@ def queue(request: HttpRequest) -> HttpResponse:
     state = _state(
         user, sessions=[selectors.card(session, viewer=user) for session in selectors.open_sessions_for(user)]
     )
-    return render(request, "portal/queue.html", {"state": state, "fleets": fleet_selectors.fleets_of(user)})
+    context = {"state": state, "fleets": fleet_selectors.fleets_of(user), "frozen": _frozen_for(user)}
+    return render(request, "portal/queue.html", context)
 
 
 @login_required
@@ -65,7 +69,14 @@ def machines(request: HttpRequest) -> HttpResponse:
     )
     waiting = {session.machine_id: session for session in selectors.open_sessions_for(user)}
     rows = [(machine, waiting.get(machine.pk)) for machine in page]
-    return render(request, "portal/machines.html", {"page": page, "rows": rows, "search": search})
+    context = {
+        "page": page,
+        "rows": rows,
+        "search": search,
+        "frozen": _frozen_for(user),
+        "may_register": registration.may_register(user),
+    }
+    return render(request, "portal/machines.html", context)
 
 
 @login_required
@@ -83,7 +94,8 @@ def machine(request: HttpRequest, machine_id: int) -> HttpResponse:
         user, id=found.pk, open_session=selectors.card(open_session, viewer=user) if open_session is not None else None
     )
     history = Paginator(_ended_rescues(found), RESCUES_A_PAGE).get_page(request.GET.get("page"))
-    return render(request, "portal/machine.html", {"machine": found, "state": state, "history": history})
+    context = {"state": state, "history": history, **vpn_context(found, user)}
+    return render(request, "portal/machine.html", context)
 
 
 @login_required
@@ -143,6 +155,15 @@ def _first_ticket(request: HttpRequest, session: SupportSession, card: dict[str,
         return {"role": role, "ticket": attachments.issue_ticket(session, user=_person(request), role=role)}
     except SupportError:
         return None  # it changed in this moment: the page hears how from the server
+
+
+def _frozen_for(user: User) -> list[Machine]:
+    """Frozen machines that this person can unfreeze, the newest first: somebody has to look at them."""
+    operator = fleet_selectors.operator_of(user)
+    if operator is None or not operator.is_supervisor:
+        return []
+    frozen = fleet_selectors.machines_for(user).filter(frozen_at__isnull=False)
+    return list(frozen.order_by("-frozen_at")[:FROZEN_SHOWN])
 
 
 def _ended_rescues(machine: Machine) -> Any:

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path, re_path
 from django.views.decorators.csrf import csrf_exempt
 
-from machines.api import problems
+from machines.api import problems, vpn
 from machines.api import public as fleet
 from portal.api import machines
 from sessions.api import public as rescues
@@ -25,6 +25,11 @@ urlpatterns = [
     path("causes/", rescues.CausesView.as_view(), name="api-causes"),
     path("machines/", machines.MachinesView.as_view(), name="api-machines"),
     path("machines/<int:machine_id>/", machines.MachineView.as_view(), name="api-machine"),
+    path("machines/<int:machine_id>/vpn/", vpn.StandingView.as_view(), name="api-machine-vpn"),
+    path("machines/<int:machine_id>/enrolment-codes/", vpn.CodesView.as_view(), name="api-machine-codes"),
+    path("machines/<int:machine_id>/profile/", vpn.ProfileView.as_view(), name="api-machine-profile"),
+    path("machines/<int:machine_id>/freeze/", vpn.FreezeView.as_view(), name="api-machine-freeze"),
+    path("machines/<int:machine_id>/unfreeze/", vpn.UnfreezeView.as_view(), name="api-machine-unfreeze"),
     path("sessions/", rescues.SessionsView.as_view(), name="api-sessions"),
     path("sessions/<uuid:session_id>/", rescues.SessionView.as_view(), name="api-session"),
     path("sessions/<uuid:session_id>/claim/", rescues.ClaimView.as_view(), name="api-claim"),

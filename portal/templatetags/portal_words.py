@@ -23,6 +23,12 @@ _ENDINGS: dict[str, str] = {
     EndReason.MACHINE_WITHDRAWN: "Machine switched off",
 }
 
+_REVOCATIONS = {
+    "superseded": "A newer one took its place",
+    "replaced by an enrolment": "The machine was enrolled anew",
+    "its profile was never downloaded": "Its profile was never downloaded",
+}
+
 
 @register.filter
 def problem_words(session: SupportSession) -> str:
@@ -59,3 +65,9 @@ def fault_words(fault: Any) -> str:
     if isinstance(fault, dict):
         return " · ".join(str(value) for value in fault.values() if isinstance(value, (str, int, float)))
     return str(fault)
+
+
+@register.filter
+def revoke_words(reason: str) -> str:
+    """Why an identity was revoked: our own reasons as sentences, people's as they wrote them."""
+    return _REVOCATIONS.get(reason, reason[:1].upper() + reason[1:])

@@ -5,7 +5,7 @@ import { Problem, get } from "../api.js";
 import { isEnding } from "../cards.js";
 import { announce, el, icon, pageState, setText } from "../dom.js";
 import { Live } from "../live.js";
-import { duration, everySecond, secondsSince, serverTime } from "../times.js";
+import { duration, everySecond, fillTimes, secondsSince, serverTime } from "../times.js";
 import { problemText } from "../words.js";
 
 const first = pageState("machine-state");
@@ -71,3 +71,32 @@ new Live({
     }
   },
 }).start();
+
+// The VPN's part: the server renders it, and what differs takes the place of what stands here.
+
+const VPN_LOOK_MS = 2500;
+
+async function lookAtVpn() {
+  if (document.visibilityState !== "visible") return;
+  const response = await fetch(`/machines/${first.id}/vpn/`, { credentials: "same-origin", signal: AbortSignal.timeout(10_000) });
+  if (!response.ok || response.redirected) return; // signed out, or it left the fleet: the page stays as it was
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const next = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
+    if (!next || next.dataset.version === part.dataset.version) continue;
+    if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea")) continue; // somebody types
+    part.replaceWith(next);
+    fillTimes(next);
+  }
+}
+
+async function keepLooking() {
+  try {
+    await lookAtVpn();
+  } catch {
+    // The network is away: the next look tells.
+  }
+  setTimeout(keepLooking, VPN_LOOK_MS);
+}
+
+if (document.querySelector("[data-live]")) setTimeout(keepLooking, VPN_LOOK_MS);
