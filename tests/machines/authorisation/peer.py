@@ -1,4 +1,7 @@
-"""A program for a namespace: `listen HOST PORT` echoes; `hold HOST PORT` connects and says `connected`, then `cut`."""
+"""A program for a namespace: `listen HOST PORT` echoes; `hold HOST PORT` connects and says `connected`, then `cut`.
+
+`hear HOST PORT` says what datagrams come from where, `tell HOST PORT` sends some.
+"""
 
 from __future__ import annotations
 
@@ -41,5 +44,24 @@ def hold(host: str, port: int) -> None:
             print(f"cut: {error}", flush=True)
 
 
+def hear(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, port))
+        print("listening", flush=True)
+        while True:
+            _, sender = sock.recvfrom(100)
+            print(f"heard from {sender[0]}", flush=True)
+
+
+def tell(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(3):
+            try:
+                sock.sendto(b".", (host, port))
+            except OSError as error:
+                print(f"no way: {error}", flush=True)
+            time.sleep(0.05)
+
+
 if __name__ == "__main__":
-    {"listen": listen, "hold": hold}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    {"listen": listen, "hold": hold, "hear": hear, "tell": tell}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

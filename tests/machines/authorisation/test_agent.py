@@ -158,6 +158,23 @@ def test_killed_server_comes_back_and_its_tunnels_have_ended(
     until(lambda: again.state == "inside")
 
 
+def test_who_waited_at_a_server_that_was_killed_is_not_answered_at_the_next(
+    server: FakeOpenVpn, agent: Agent, hands: IdleHands
+) -> None:
+    """Numbers begin anew there: the answer would be for somebody else."""
+    hands.fresh = None
+    for name in ("m-998", "m-999"):
+        server.asks(name, "0" * 64)
+    server.kill()
+    server.start()
+    until(lambda: server.said.count("status 3") == 2 and agent.is_answering)
+    newcomer = Allowed("10.77.5.5", frozenset({"0" * 64}))
+    hands.wish(AllowList({"m-999": newcomer, "m-1": LIST.machines["m-1"]}))
+    client = server.asks("m-1", FLEET["m-1"])
+    until(lambda: client.state == "inside")
+    assert [line for line in server.said if line.startswith("client-")] == ["client-auth 0 1"]
+
+
 def test_nonsense_ends_the_connection_and_the_next_one_works(server: FakeOpenVpn, agent: Agent) -> None:
     server.noise(b">CLIENT:CONNECT,one,two\r\n")
     until(lambda: server.said.count("status 3") == 2)
