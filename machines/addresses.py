@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterator
 
 from django.conf import settings
@@ -18,16 +19,22 @@ def allocate_address(fleet: Fleet) -> str:
     Call it in the transaction that saves the machine (saving is what takes the address): until that ends nobody else
     is given one. Raises NoAddressLeft.
     """
+    return allocate_addresses(fleet, 1)[0]
+
+
+def allocate_addresses(fleet: Fleet, count: int) -> list[str]:
+    """As `allocate_address`, so many at once: whoever registers a thousand machines looks once what is taken."""
     # NO KEY: rows that refer to a fleet can be made meanwhile. SQLite has one writer at a time anyway.
     fleets = list(Fleet.objects.select_for_update(no_key=True).order_by("pk"))
     taken = _ever_taken()
-    for number in _candidates(fleet, fleets):
-        address = str(ipaddress.ip_address(number))
-        if address not in taken:
-            return address
-    where = fleet.vpn_network or settings.VPN_NETWORK
+    candidates = (str(ipaddress.ip_address(number)) for number in _candidates(fleet, fleets))
+    found = list(itertools.islice((address for address in candidates if address not in taken), count))
+    if len(found) == count:
+        return found
+    where, left = fleet.vpn_network or settings.VPN_NETWORK, len(found) or "no"
     raise NoAddressLeft(
-        f"{fleet.name} has no address left in {where}: an address is never used again. Give it a larger VPN network."
+        f"{fleet.name} has {left} address{'es' * (len(found) > 1)} left in {where}: an address is never used again. "
+        "Give it a larger VPN network."
     )
 
 

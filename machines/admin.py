@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from machines import identities, services
+from machines.csv_admin import CsvMixin
 from machines.errors import NotAllowed
 from machines.models import Fleet, Machine, MachineModel, MachineToken, Operator, SecurityEvent, Site, User
 from machines.selectors import fleets_of
@@ -111,7 +112,7 @@ class MachineModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Machine)
-class MachineAdmin(FleetScopedAdmin):
+class MachineAdmin(CsvMixin, FleetScopedAdmin):
     list_display = ["serial", "name", "site", "fleet", "model", "vpn_address", "is_active", "frozen_at", "last_seen_at"]
     list_filter = ["is_active", ("frozen_at", admin.EmptyFieldListFilter), "fleet", "model", "site__country"]
     list_select_related = ["site", "fleet", "model"]
@@ -121,7 +122,7 @@ class MachineAdmin(FleetScopedAdmin):
     readonly_fields = [
         *("frozen_at", "frozen_reason", "last_seen_at", "software", "faults", "rtt_ms", "created_at"),
     ]
-    actions = ["issue_tokens", "freeze", "unfreeze"]
+    actions = ["issue_tokens", "freeze", "unfreeze", "export_csv"]
 
     def save_model(self, request: HttpRequest, obj: Machine, form: ModelForm[Machine], change: bool) -> None:
         super().save_model(request, obj, form, change)

@@ -39,8 +39,10 @@ def register(*, site: Site, model: MachineModel, serial: str, name: str, user: U
     return add(site=site, model=model, serial=serial, name=name, user=user)
 
 
-def add(*, site: Site, model: MachineModel, serial: str, name: str, user: User) -> Machine:
-    """As `register`, for a caller who has seen to what the person may do."""
+def add(
+    *, site: Site, model: MachineModel, serial: str, name: str, user: User, vpn_address: str | None = None
+) -> Machine:
+    """As `register`, for a caller who has seen to what the person may do, and may have allocated the address."""
     errors: dict[str, list[str]] = {}
     if name:
         _check(name_validator, "name", name, errors)
@@ -56,7 +58,7 @@ def add(*, site: Site, model: MachineModel, serial: str, name: str, user: User) 
         raise RegistrationRefused(errors)
     try:
         with transaction.atomic():
-            machine.vpn_address = allocate_address(site.fleet)
+            machine.vpn_address = vpn_address or allocate_address(site.fleet)
             machine.save()
             services.record_security_event(
                 "machine_registered", machine=machine, user=user, detail={"vpn_address": machine.vpn_address}

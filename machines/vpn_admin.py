@@ -11,7 +11,17 @@ from django.http import HttpRequest, HttpResponse
 
 from machines import identities
 from machines.admin import RecordAdmin
-from machines.models import EnrolmentCode, TunnelEnding, User, VpnAddress, VpnAuthority, VpnConnection, VpnIdentity
+from machines.models import (
+    EnrolmentCode,
+    KeptProfile,
+    ProfileDelivery,
+    TunnelEnding,
+    User,
+    VpnAddress,
+    VpnAuthority,
+    VpnConnection,
+    VpnIdentity,
+)
 
 
 @admin.register(VpnAuthority)
@@ -124,7 +134,42 @@ class EnrolmentCodeAdmin(_OfMachineAdmin):
     list_filter = [("used_at", admin.EmptyFieldListFilter), "machine__fleet"]
     list_select_related = ["machine__fleet", "created_by"]
     date_hierarchy = "created_at"
-    fields = ("machine", "created_by", "created_at", "expires_at", "used_at", "used_from")
+    fields = ("machine", "created_by", "created_at", "expires_at", "used_at", "used_from", "identity")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer("answer")
+
+
+@admin.register(ProfileDelivery)
+class ProfileDeliveryAdmin(_OfMachineAdmin):
+    list_display = ["machine", "requested_by", "requested_at", "attempts", "delivered_at", "failed_at", "last_error"]
+    list_filter = [
+        ("delivered_at", admin.EmptyFieldListFilter),
+        ("failed_at", admin.EmptyFieldListFilter),
+        "machine__fleet",
+    ]
+    list_select_related = ["machine__fleet", "requested_by"]
+    date_hierarchy = "requested_at"
+    fields = (
+        *("machine", "requested_by", "requested_at", "attempts", "next_try_at"),
+        *("delivered_at", "failed_at", "last_error"),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer("profile")
+
+
+@admin.register(KeptProfile)
+class KeptProfileAdmin(_OfMachineAdmin):
+    list_display = ["machine", "identity_serial", "kept_at", "ended_at", "downloaded_by"]
+    list_filter = [("ended_at", admin.EmptyFieldListFilter), "machine__fleet"]
+    list_select_related = ["machine__fleet", "downloaded_by"]
+    search_fields = [*_OfMachineAdmin.search_fields, "identity_serial"]
+    date_hierarchy = "kept_at"
+    fields = ("machine", "identity_serial", "kept_at", "ended_at", "downloaded_by")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer("profile")
 
 
 def _end_of(certificate: str) -> str:

@@ -19,9 +19,11 @@ from machines import identities
 from machines import services as fleet_services
 from machines.models import (
     EnrolmentCode,
+    KeptProfile,
     Machine,
     MachineToken,
     Operator,
+    ProfileDelivery,
     SecurityEvent,
     TunnelEnding,
     User,
@@ -83,7 +85,14 @@ def full() -> dict[str, str]:
     )
     identities.end_tunnel_wish(session.machine, "rescue closed")
     EnrolmentCode.objects.create(
-        machine=session.machine, code_sha256="canary-code", expires_at=timezone.now() + timedelta(minutes=15)
+        machine=session.machine,
+        code_sha256="canary-code",
+        expires_at=timezone.now() + timedelta(minutes=15),
+        answer="canary-answer",
+    )
+    ProfileDelivery.objects.create(machine=session.machine, identity=identity, profile="canary-profile-on-its-way")
+    KeptProfile.objects.create(
+        machine=session.machine, identity_serial=identity.serial, profile="canary-profile-kept-here"
     )
     return {
         "password": PASSWORD,
@@ -95,6 +104,9 @@ def full() -> dict[str, str]:
         "token's fingerprint": MachineToken.objects.get().secret_sha256,
         "request's digest": Press.objects.get().request_digest,
         "code's fingerprint": "canary-code",
+        "code's answer": "canary-answer",
+        "profile on its way": "canary-profile-on-its-way",
+        "kept profile": "canary-profile-kept-here",
         **{
             f"{what} {name}": getattr(row, name).splitlines()[1]
             for what, row, names in (
@@ -143,6 +155,7 @@ def manager_request() -> Any:
     [
         *(SupportSession, SecurityEvent, Press, GuacamoleConnection, Gateway, Attachment),
         *(VpnAuthority, VpnIdentity, VpnConnection, VpnAddress, TunnelEnding, EnrolmentCode),
+        *(ProfileDelivery, KeptProfile),
     ],
 )
 def test_the_record_cannot_be_changed_by_hand(manager: Client, full: dict[str, str], model: Any) -> None:

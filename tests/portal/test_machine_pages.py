@@ -10,6 +10,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from machines import enrolment, identities
+from machines.errors import EnrolmentRefused
 from machines.models import (
     EnrolmentCode,
     KeptProfile,
@@ -257,7 +258,7 @@ def test_reused_code_is_told_to_supervisors_in_words(sue: Client, charlie: Clien
     machine = new_machine()
     code = enrolment.issue_code(machine, user=person("Alice")).text
     enrolment.enrol(code, request(), address="198.51.100.7")
-    with pytest.raises(enrolment.EnrolmentRefused):
+    with pytest.raises(EnrolmentRefused):
         enrolment.enrol(code, request(), address="198.51.100.8")
     for address in ("/", "/machines/", f"/machines/{machine.pk}/"):
         assert "used a second time, from 198.51.100.8" in sue.get(address).content.decode()
