@@ -1,7 +1,7 @@
 """The worker's pass over machines' tunnels: whose line is silent is said, and who stays silent is given up.
 
 An RDP connection outlives a silent line for minutes, so its gateway notices nothing; OpenVPN hears each machine at
-least every 10 s (`keepalive`). A VPN that cannot tell when a machine was last heard leaves it to the gateways.
+least every 5 s (`keepalive`). A VPN that cannot tell when a machine was last heard leaves it to the gateways.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from machines.authorisation.allow_list import FINGERPRINT, AllowList
 from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
 from machines.vpn.pki import MACHINE_NAME
 
-# `keepalive 5 20` has a client send something every 5 s.
+# `keepalive 5 15` has a client send something every 5 s.
 HEARD_S = 15.0
 # A stranger waits until the allow list was read anew, or so long: its identity may have been issued just now.
 FRESH_LIST_S = 2.0

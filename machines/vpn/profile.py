@@ -96,7 +96,9 @@ def client_profile(profile: ClientProfile) -> str:
     return (
         "client\ndev tun\ndev-type tun\n"
         f"proto {protocol}\nremote {profile.remote} {profile.port}\nnobind\n"
-        "resolv-retry infinite\nconnect-retry 2 30\nconnect-timeout 15\n"
+        "resolv-retry infinite\nconnect-retry 2 30\nconnect-timeout 6\n"
+        # Who has joined when nobody was there to let it in (a server's restart) asks again after this, not 60 s.
+        "hand-window 20\n"
         f"remote-cert-tls server\nverify-x509-name {pki.SERVER_NAME} name\n"
         f'{_COMMON}{filters}pull-filter ignore ""\n{exit_notice}{inline}'
     )
@@ -130,9 +132,9 @@ def server_config(config: ServerConfig) -> str:
         f'tls-crypt-v2 "{folder}/{TLS_CRYPT_FILE}"\ncrl-verify "{folder}/{CRL_FILE}"\n'
         "remote-cert-tls client\nverify-client-cert require\n"
         f'management "{folder}/{MANAGEMENT_SOCKET}" unix\nmanagement-client-auth\nauth-user-pass-optional\n'
-        # Each side is heard every 5 s; after 20 s (40 s at the server, which waits twice as long) the line is gone: a
-        # server that was killed has its machines back within 30 s.
-        f"keepalive 5 20\nreneg-sec 3600\npersist-tun\nscript-security 0\nverb 3\n{_COMMON}{per_protocol}"
+        # Each side is heard every 5 s; after 15 s (30 s at the server, which waits twice as long) the line is gone. So
+        # a server that was killed has its machines back after some 20 s, and their desktops within 30 s.
+        f"keepalive 5 15\nreneg-sec 3600\npersist-tun\nscript-security 0\nverb 3\n{_COMMON}{per_protocol}"
     )
 
 
