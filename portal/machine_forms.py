@@ -7,7 +7,8 @@ from typing import Any
 
 from django import forms
 
-from machines.models import MachineModel, Site, User
+from machines.models import MachineModel, Site, User, serial_validator
+from machines.registration import name_validator
 from machines.selectors import fleets_of
 
 
@@ -22,8 +23,9 @@ class RegisterForm(forms.Form):
     """A machine that is to be known from now on; its fleet is its site's."""
 
     serial = forms.CharField(
-        max_length=64,
         strip=True,
+        validators=[serial_validator],
+        error_messages={"required": "Type the serial from its type plate."},
         widget=forms.TextInput(
             attrs={
                 "autocomplete": "off",
@@ -33,11 +35,19 @@ class RegisterForm(forms.Form):
             }
         ),
     )
-    site = _SitesByFleet(queryset=Site.objects.none(), empty_label="Choose a site")
-    model = forms.ModelChoiceField(queryset=MachineModel.objects.all(), empty_label="Choose a model")
+    site = _SitesByFleet(
+        queryset=Site.objects.none(),
+        empty_label="Choose a site",
+        error_messages={"required": "Choose where it stands.", "invalid_choice": "Choose a site of your fleets."},
+    )
+    model = forms.ModelChoiceField(
+        queryset=MachineModel.objects.all(),
+        empty_label="Choose a model",
+        error_messages={"required": "Choose what it is.", "invalid_choice": "Choose a model that is known here."},
+    )
     name = forms.CharField(
-        max_length=80,
         required=False,
+        validators=[name_validator],
         widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "Lobby, left"}),
     )
 
@@ -53,6 +63,10 @@ class RegisterForm(forms.Form):
             groups: list[Any] = [(fleet, [(site.pk, label(site)) for site in rows]) for fleet, rows in fleets]
             field.widget.choices = [("", "Choose a site"), *groups]
         self.has_sites = bool(fleets)
+        # Where there is but one to choose, it is chosen.
+        for name, rows in (("site", list(sites)), ("model", list(MachineModel.objects.all()[:2]))):
+            if len(rows) == 1:
+                self.fields[name].initial = rows[0].pk
 
     def refuse(self, errors: dict[str, list[str]]) -> None:
         """Puts the registration's own words beside the fields."""

@@ -31,6 +31,7 @@ from machines.vpn_standing import standing_of
 from portal.machine_forms import ReasonForm, RegisterForm
 from sessions import bell
 
+FROZEN_SHOWN = 5
 OVPN = "application/x-openvpn-profile"
 
 
@@ -83,7 +84,8 @@ def code(request: HttpRequest, machine_id: int) -> HttpResponse:
     context = {
         "machine": machine,
         "groups": issued.text.split("-"),
-        "command": f"python3 -m agent enrol {issued.address.partition('/enrol/')[0]} {issued.text}",
+        "command": f"python3 -m agent enrol {issued.address.partition('/enrol/')[0]}",
+        "code": issued.text,
         "qr": _qr(issued.address),
         "expires_at": issued.expires_at,
         "minutes": int(enrolment.CODE_LIFE.total_seconds() // 60),
@@ -173,6 +175,24 @@ def revoke(request: HttpRequest, machine_id: int, identity_id: int) -> HttpRespo
         return "That identity is revoked: its tunnel ends within seconds, and it is never admitted again."
 
     return _do(request, machine_id, do)
+
+
+@login_required
+@require_safe
+def alarms(request: HttpRequest) -> HttpResponse:
+    """Which machines are frozen, for a page that stays open: it asks again and again."""
+    response = render(request, "portal/alarms.html", alarm_context(_person(request)))
+    add_never_cache_headers(response)
+    return response
+
+
+def alarm_context(user: User) -> dict[str, Any]:
+    """Frozen machines that this person can unfreeze, the newest first: somebody has to look at them."""
+    operator = selectors.operator_of(user)
+    if operator is None or not operator.is_supervisor:
+        return {"watches_alarms": False, "frozen": []}
+    frozen = selectors.machines_for(user).filter(frozen_at__isnull=False).order_by("-frozen_at")
+    return {"watches_alarms": True, "frozen": list(frozen[:FROZEN_SHOWN])}
 
 
 def vpn_context(machine: Machine, user: User) -> dict[str, Any]:

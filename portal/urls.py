@@ -28,6 +28,7 @@ urlpatterns = [
     path("machines/", views.machines, name="machines"),
     path("machines/<int:machine_id>/", views.machine, name="machine"),
     path("machines/new/", machine_pages.register, name="machine-new"),
+    path("machines/alarms/", machine_pages.alarms, name="machine-alarms"),
     path("machines/<int:machine_id>/vpn/", machine_pages.vpn, name="machine-vpn"),
     path("machines/<int:machine_id>/enrolment/", machine_pages.code, name="machine-code"),
     path("machines/<int:machine_id>/profile/", machine_pages.profile, name="machine-profile"),

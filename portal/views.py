@@ -17,14 +17,13 @@ from django.views.decorators.http import require_safe
 from machines import registration
 from machines import selectors as fleet_selectors
 from machines.models import Machine, User
-from portal.machine_pages import vpn_context
+from portal.machine_pages import alarm_context, vpn_context
 from sessions import attachments, selectors
 from sessions.errors import SupportError
 from sessions.models import Attachment, SupportSession
 
 MACHINES_A_PAGE = 50
 RESCUES_A_PAGE = 20
-FROZEN_SHOWN = 5
 # What one may do at a desktop, the most first, and the role that one joins in for it.
 _ROLES = {"control": Attachment.Role.CONTROLLER.value, "watch": Attachment.Role.WATCHER.value}
 
@@ -40,7 +39,7 @@ def queue(request: HttpRequest) -> HttpResponse:
     state = _state(
         user, sessions=[selectors.card(session, viewer=user) for session in selectors.open_sessions_for(user)]
     )
-    context = {"state": state, "fleets": fleet_selectors.fleets_of(user), "frozen": _frozen_for(user)}
+    context = {"state": state, "fleets": fleet_selectors.fleets_of(user), **alarm_context(user)}
     return render(request, "portal/queue.html", context)
 
 
@@ -73,8 +72,8 @@ def machines(request: HttpRequest) -> HttpResponse:
         "page": page,
         "rows": rows,
         "search": search,
-        "frozen": _frozen_for(user),
         "may_register": registration.may_register(user),
+        **alarm_context(user),
     }
     return render(request, "portal/machines.html", context)
 
@@ -155,15 +154,6 @@ def _first_ticket(request: HttpRequest, session: SupportSession, card: dict[str,
         return {"role": role, "ticket": attachments.issue_ticket(session, user=_person(request), role=role)}
     except SupportError:
         return None  # it changed in this moment: the page hears how from the server
-
-
-def _frozen_for(user: User) -> list[Machine]:
-    """Frozen machines that this person can unfreeze, the newest first: somebody has to look at them."""
-    operator = fleet_selectors.operator_of(user)
-    if operator is None or not operator.is_supervisor:
-        return []
-    frozen = fleet_selectors.machines_for(user).filter(frozen_at__isnull=False)
-    return list(frozen.order_by("-frozen_at")[:FROZEN_SHOWN])
 
 
 def _ended_rescues(machine: Machine) -> Any:

@@ -291,3 +291,18 @@ def test_without_vpn_the_page_says_so_and_offers_nothing(alice: Client, settings
     refused = alice.post(f"/machines/{machine.pk}/enrolment/", follow=True).content.decode()
     assert "nothing to enrol" in refused
     assert ProfileDelivery.objects.count() == 0
+
+
+def test_alarms_are_for_supervisors_of_the_fleet(alice: Client, sue: Client, charlie: Client) -> None:
+    identities.freeze(new_machine(), "by hand")
+    said = [client.get("/machines/alarms/").content.decode() for client in (alice, sue, charlie)]
+    assert ["A1 is frozen" in one.replace("</strong>", "") for one in said] == [False, True, False]
+    assert "data-alarms" not in said[0]
+
+
+def test_new_machine_is_offered_its_way_in_before_its_facts(alice: Client) -> None:
+    machine = new_machine()
+    assert page(alice, machine).index("Enrolment code") < page(alice, machine).index("Facts")
+    identities.issue_identity(machine)
+    assert page(alice, machine).index("Enrolment code") > page(alice, machine).index("Facts")
+    assert page(alice, machine).count("data-vpn") == 1

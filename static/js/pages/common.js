@@ -1,5 +1,6 @@
-// What every page has: the account's menu, times in words.
+// What every page has: the account's menu, times in words, alarms for supervisors.
 
+import { keepAlarms } from "../alarms.js";
 import { keepTimes } from "../times.js";
 
 const menu = document.querySelector("details.who");
@@ -15,3 +16,4 @@ if (menu) {
 }
 
 keepTimes();
+keepAlarms();
