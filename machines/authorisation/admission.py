@@ -392,6 +392,11 @@ class Admission:
         keys = {one.key for one in remembered.values()}
         still: dict[int, _Client] = {}
         for row in rows:
+            if not row.virtual_address:
+                if row.client_id not in self._clients:
+                    # It asked while nobody was there; without this it would wait until it gives up.
+                    outcomes.append(Restart(row.client_id))
+                continue
             name = (row.client_id, row.common_name, row.remote_address, row.remote_port)
             client = remembered.pop(name, None)
             if client is None and name in written and abs(written[name].since.timestamp() - row.since) < 60:

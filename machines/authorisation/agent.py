@@ -223,7 +223,7 @@ def _log(outcome: Outcome) -> None:
         case Halt():
             logger.info("Client %d was told to end", outcome.client_id)
         case Restart():
-            logger.info("Client %d was sent round: nobody knows who let it in", outcome.client_id)
+            logger.info("Client %d was sent round: nobody knows that it was let in", outcome.client_id)
         case Alarm(kind="vpn_duplicate"):
             logger.error("%s: the same identity in two places: %s", outcome.common_name, dict(outcome.detail))
         case Alarm():

@@ -60,7 +60,7 @@ class Hands:
         self._record = Record()
         self._facts: deque[Fact] = deque(maxlen=_MAX_FACTS)
         self._heard: Mapping[uuid.UUID, Heard] = {}
-        self._heard_at = float("-inf")
+        self._heard_at = self._answering_at = float("-inf")
         self._passages: frozenset[Passage] | None = None
         self._isolated_at = float("-inf")
         self._was_away = False
@@ -76,8 +76,9 @@ class Hands:
         self._bell.set()
 
     def put_heard(self, heard: Mapping[uuid.UUID, Heard]) -> None:
-        """Has the traffic written; what was put before is forgotten."""
+        """Has the traffic written, and that OpenVPN is listened to; what was put before is forgotten."""
         self._heard = heard
+        self._answering_at = self._clock()
 
     def ring(self) -> None:
         """Wakes the thread, as before its end."""
@@ -166,6 +167,8 @@ class Hands:
         if self._clock() - self._heard_at >= _HEARD_EVERY_S:
             self._heard_at = self._clock()
             self._record.write_heard(self._heard)
+            if self._heard_at - self._answering_at < _HEARD_EVERY_S:
+                self._record.write_answering()
 
     def _keep_apart_or_say(self, passages: frozenset[Passage]) -> None:
         if passages == self._passages and self._clock() - self._isolated_at < _ISOLATE_EVERY_S:

@@ -281,7 +281,10 @@ def forget(remote_address: str, remote_port: int) -> Command:
 
 
 def read_status(reply: Reply) -> list[StatusRow]:
-    """The clients of an answer to `status`, those that have not got in yet left out. Raises ManagementError."""
+    """The clients of an answer to `status`; those without a virtual address have shown their certificate and wait.
+
+    Who is still shaking hands has no name that was proven, and is left out. Raises ManagementError.
+    """
     columns: list[str] = []
     rows = []
     for line in reply.lines:
@@ -291,9 +294,8 @@ def read_status(reply: Reply) -> list[StatusRow]:
         elif cells[0] == "CLIENT_LIST":
             if len(cells) - 1 != len(columns):
                 raise ManagementError(f"Found a client with {len(cells) - 1} columns, expected {len(columns)}.")
-            # A client that is still shaking hands has no address here, and no name that was proven.
             row = dict(zip(columns, cells[1:], strict=True))
-            if row.get("Common Name") != "UNDEF" and row.get("Virtual Address"):
+            if row.get("Common Name") != "UNDEF":
                 rows.append(_status_row(row))
     return rows
 

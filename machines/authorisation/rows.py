@@ -20,7 +20,7 @@ from machines.authorisation.admission import Alarm, Ending, Heard, Joined, Known
 from machines.authorisation.allow_list import Allowed, AllowList
 from machines.models import Machine
 from machines.passages import Passage
-from machines.vpn_models import TunnelEnding, VpnConnection, VpnIdentity
+from machines.vpn_models import TunnelEnding, VpnAuthority, VpnConnection, VpnIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,10 @@ class Record:
         if rows:
             VpnConnection.objects.bulk_update(rows, ["heard_at", "bytes_received", "bytes_sent"], batch_size=200)
         self._told = {key: one for key, one in heard.items() if key in self._rows}
+
+    def write_answering(self, now: datetime | None = None) -> None:
+        """The agent is at OpenVPN's side: whose machine is not heard now is silent indeed."""
+        VpnAuthority.objects.filter(pk=1).update(answering_at=now or timezone.now())
 
     def adopt(self, known: list[Known]) -> None:
         """Goes on with rows of an earlier run."""

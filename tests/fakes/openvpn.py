@@ -225,9 +225,8 @@ class FakeOpenVpn:
             "\tData Channel Cipher",
         ]
         for one in self.clients.values():
-            name, inside = (one.common_name, one.inside_address) if one.state == "inside" else ("UNDEF", "")
             rows.append(
-                f"CLIENT_LIST\t{name}\t{one.address}:{one.port}\t{inside}\t\t{one.received}\t0\tthen\t{one.since}"
+                f"CLIENT_LIST\t{one.common_name}\t{one.address}:{one.port}\t{one.inside_address}\t\t{one.received}\t0\tthen\t{one.since}"
                 f"\tUNDEF\t{one.client_id}\t0\tAES-256-GCM"
             )
         return "".join(f"{line}\r\n" for line in [*rows, "GLOBAL_STATS\tMax bcast/mcast queue length\t0", "END"])

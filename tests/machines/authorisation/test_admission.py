@@ -271,6 +271,14 @@ def test_tunnel_that_nobody_wrote_down_is_sent_round_and_dropped_if_it_stays() -
     assert scene.goes(0) == []
 
 
+def test_who_asked_while_nobody_was_there_is_sent_round_but_not_who_asks_now() -> None:
+    scene = Scene(AllowList())
+    scene.asks(1, "m-2", A2)
+    outcomes = scene.admission.reconcile([row(0, address=""), row(1, "m-2", address="")], [], scene.now)
+    assert outcomes == [Restart(0)]
+    assert scene.later(0.1, LIST) == [Admit(1, 1, "10.77.1.2")]
+
+
 @pytest.mark.parametrize(
     "other",
     [row(0, address="10.77.1.9"), row(0, "m-2"), row(0, since=BEGINNING + timedelta(hours=1))],

@@ -26,6 +26,7 @@ STATUS = (
     "\tConnected Since\tConnected Since (time_t)\tUsername\tClient ID\tPeer ID\tData Channel Cipher\r\n"
     "CLIENT_LIST\tm-7\t192.0.2.7:40001\t10.77.1.7\t\t3123\t4456\t2026-11-23 09:59:00\t1795427940\tUNDEF\t12\t0"
     "\tAES-256-GCM\r\n"
+    "CLIENT_LIST\tm-9\t192.0.2.9:40009\t\t\t80\t70\t2026-11-23 09:59:59\t1795427999\tUNDEF\t14\t1\t\r\n"
     "CLIENT_LIST\tUNDEF\t192.0.2.8:40002\t\t\t80\t70\t2026-11-23 09:59:59\t1795427999\tUNDEF\t13\t1\t\r\n"
     "HEADER\tROUTING_TABLE\tVirtual Address\tCommon Name\tReal Address\tLast Ref\tLast Ref (time_t)\r\n"
     "ROUTING_TABLE\t10.77.1.7\tm-7\t192.0.2.7:40001\t2026-11-23 09:59:30\t1795427970\r\n"
@@ -106,11 +107,12 @@ def test_talk_cut_in_many_places_becomes_the_same_events(cuts: list[int]) -> Non
     assert events == WHOLE
 
 
-def test_status_lists_who_is_in_and_leaves_out_who_is_not_yet() -> None:
+def test_status_lists_who_is_in_or_waits_and_leaves_out_who_has_no_name_yet() -> None:
     reply = WHOLE[1]
     assert isinstance(reply, Reply)
     assert protocol.read_status(reply) == [
-        protocol.StatusRow(12, "m-7", "192.0.2.7", 40001, "10.77.1.7", 3123, 4456, 1795427940)
+        protocol.StatusRow(12, "m-7", "192.0.2.7", 40001, "10.77.1.7", 3123, 4456, 1795427940),
+        protocol.StatusRow(14, "m-9", "192.0.2.9", 40009, "", 80, 70, 1795427999),
     ]
 
 

@@ -216,12 +216,12 @@ def test_agent_that_is_killed_takes_its_tunnels_over_and_admits_again(bed: Bed) 
     row = VpnConnection.objects.get()
     agent.kill()
     agent.wait()
-    _, waiting_log = bed.connect("b", text_of_profile)  # nobody answers
+    _, waiting = bed.connect("b", text_of_profile)
+    until(lambda: said(waiting, "Peer Connection Initiated"))
     with pytest.raises(AssertionError):
-        joined(waiting_log, timeout_s=2)
+        joined(waiting, timeout_s=1)  # nobody answers
     bed.start_agent()
-    _, log_of_a2 = bed.connect("b", text_of_profile)
-    joined(log_of_a2)
+    joined(waiting, timeout_s=10)  # it was told to ask again
     row.refresh_from_db()
     assert row.ended_at is None and client.poll() is None
     assert text(log).count(JOINED) == 1
