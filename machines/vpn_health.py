@@ -20,6 +20,8 @@ _AUTHORITY_WARNED_BEFORE = timedelta(days=3 * 365)
 _WARNED_BEFORE_DAYS = (7, 30, 90)
 # The list is made for 30 days and written daily: with less than half of that left its writer is not at work.
 _CRL_WARNED_BEFORE = timedelta(days=15)
+# It says so every two seconds; a restart of it or of OpenVPN takes less than this.
+_AGENT_WARNED_AFTER = timedelta(seconds=30)
 _NAMED = 5
 
 
@@ -34,10 +36,23 @@ def server_health(now: datetime | None = None) -> list[str]:
     now = now or timezone.now()
     authority = VpnAuthority.objects.defer("key", "tls_crypt_key", "server_key").filter(pk=1).first()
     if authority is not None:
-        return [*_of_revocations(authority, now), *_of_authority(authority, now)]
+        return [*_of_agent(authority, now), *_of_revocations(authority, now), *_of_authority(authority, now)]
     if settings.VPN == "openvpn":
         return ["There is no VPN authority yet: no machine can join. Make it: manage.py make_vpn_authority"]
     return []
+
+
+def _of_agent(authority: VpnAuthority, now: datetime) -> list[str]:
+    if (
+        settings.VPN != "openvpn"
+        or authority.answering_at is None
+        or now - authority.answering_at < _AGENT_WARNED_AFTER
+    ):
+        return []
+    return [
+        f"The authorisation agent was last at OpenVPN's side at {authority.answering_at:%Y-%m-%d %H:%M:%S} UTC: "
+        "no machine can join. Look at OpenVPN and at manage.py authorise."
+    ]
 
 
 def _of_revocations(authority: VpnAuthority, now: datetime) -> list[str]:

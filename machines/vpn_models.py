@@ -27,6 +27,9 @@ class VpnAuthority(models.Model):
     crl_next_update = models.DateTimeField(
         null=True, editable=False, help_text="When the newest list of revocations ends; past it nobody is admitted."
     )
+    answering_at = models.DateTimeField(
+        null=True, editable=False, help_text="When the authorisation agent was last at OpenVPN's side."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

@@ -13,12 +13,14 @@ from django.db.models import F
 from django.utils import timezone
 
 from machines import identities
-from machines.models import Machine, TunnelEnding, VpnConnection
+from machines.models import Machine, TunnelEnding, VpnAuthority, VpnConnection
 from machines.vpn.base import AddressError, TunnelStillUp
 from machines.vpn.networks import RESERVED, is_machines
 
 # A wish that was fulfilled this recently answers also for the next call: whoever waits asks again within a minute.
 _JUST_DONE = timedelta(seconds=90)
+# The authorisation agent says every two seconds that it is there. Without it a machine may be heard and nobody knows.
+_AGENT_AWAY = timedelta(seconds=10)
 
 
 class OpenVpn:
@@ -51,6 +53,9 @@ class OpenVpn:
 
     def last_heard(self, address: str) -> datetime | None:
         self.check_address(address)
+        answering = VpnAuthority.objects.filter(answering_at__gt=timezone.now() - _AGENT_AWAY)
+        if not answering.exists():
+            return None
         connections = VpnConnection.objects.filter(machine__vpn_address=address)
         # The open one counts, whatever the clocks of the others say.
         newest = connections.order_by(F("ended_at").desc(nulls_first=True), "-heard_at")

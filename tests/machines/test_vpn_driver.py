@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from machines import identities
-from machines.models import Machine, TunnelEnding, VpnConnection
+from machines import identities, vpn_health
+from machines.models import Machine, TunnelEnding, VpnAuthority, VpnConnection
 from machines.vpn.base import AddressError, TunnelStillUp, VpnDriver, get_driver
 from machines.vpn.loopback import LoopbackVpn
 from machines.vpn.openvpn import OpenVpn
@@ -121,11 +121,24 @@ def test_address_of_no_machine_has_no_tunnel() -> None:
 
 def test_open_connection_says_when_a_machine_was_last_heard() -> None:
     machine, now = new_machine(), timezone.now()
+    authority = identities.ensure_authority()
+    VpnAuthority.objects.filter(pk=authority.pk).update(answering_at=now)
     assert OpenVpn().last_heard(machine.vpn_address) is None
     connect(machine, heard_at=now, ended_at=now)
     assert OpenVpn().last_heard(machine.vpn_address) == now
     connect(machine, heard_at=now - timedelta(seconds=9))
     assert OpenVpn().last_heard(machine.vpn_address) == now - timedelta(seconds=9)
+
+
+def test_nobody_knows_when_a_machine_was_heard_while_the_authorisation_agent_is_away(settings: Any) -> None:
+    machine, now = new_machine(), timezone.now()
+    authority = identities.ensure_authority()
+    connect(machine, heard_at=now - timedelta(seconds=60))
+    assert OpenVpn().last_heard(machine.vpn_address) is None
+    VpnAuthority.objects.filter(pk=authority.pk).update(answering_at=now - timedelta(seconds=40))
+    assert OpenVpn().last_heard(machine.vpn_address) is None
+    settings.VPN = "openvpn"
+    assert any("authorisation agent was last at OpenVPN's side" in sentence for sentence in vpn_health.server_health())
 
 
 def test_loopback_cannot_tell_when_a_machine_was_heard(settings: Any) -> None:
