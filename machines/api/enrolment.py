@@ -20,7 +20,7 @@ from machines.api.authentication import peer_address
 from machines.api.base import BodyParser, JsonOnly
 from machines.api.fields import StrictSerializer, Text
 from machines.api.problems import Problem, problem_of
-from machines.errors import EnrolmentRefused, IdentityError, NoVpn, RegistrationRefused, RequestRefused
+from machines.errors import EnrolmentRefused, IdentityError, NoAddressLeft, NoVpn, RegistrationRefused, RequestRefused
 from machines.vpn import pki
 
 _CODE = r"[0-9A-Za-z]{5}([- ]?[0-9A-Za-z]{5}){3}"
@@ -94,8 +94,9 @@ def _(error: RequestRefused) -> Problem:
 
 
 @problem_of.register(IdentityError)
+@problem_of.register(NoAddressLeft)
 @problem_of.register(NoVpn)
-def _(error: IdentityError | NoVpn) -> Problem:
+def _(error: IdentityError | NoAddressLeft | NoVpn) -> Problem:
     return Problem(409, error.code, str(error))
 
 

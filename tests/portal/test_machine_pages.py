@@ -306,3 +306,33 @@ def test_new_machine_is_offered_its_way_in_before_its_facts(alice: Client) -> No
     identities.issue_identity(machine)
     assert page(alice, machine).index("Enrolment code") > page(alice, machine).index("Facts")
     assert page(alice, machine).count("data-vpn") == 1
+
+
+def test_machine_is_registered_over_rest_as_in_the_page(alice: Client, charlie: Client) -> None:
+    body = {**form(), "model": "Aurora 9"}
+    refused = charlie.post("/api/v1/machines/", body, content_type="application/json")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "site")
+    made = alice.post("/api/v1/machines/", body, content_type="application/json")
+    assert made.status_code == 201
+    machine = Machine.objects.get()
+    assert made.json() == alice.get(f"/api/v1/machines/{machine.pk}/").json()
+    again = alice.post("/api/v1/machines/", body, content_type="application/json")
+    assert (again.status_code, again.json()["errors"][0]["field"]) == (400, "serial")
+    for changes in ({"serial": "../x"}, {"name": FORMULA}, {"model": "Borealis"}, {"site": 10**12}):
+        response = alice.post("/api/v1/machines/", {**body, "serial": "B1", **changes}, content_type="application/json")
+        assert response.status_code == 400
+        assert response.json()["errors"][0]["field"] in changes
+
+
+def test_code_and_standing_are_there_over_rest(alice: Client) -> None:
+    machine = new_machine()
+    made = alice.post(f"/api/v1/machines/{machine.pk}/enrolment-codes/", {}, content_type="application/json")
+    assert made.status_code == 201
+    assert made["Cache-Control"] == "no-store"
+    code = made.json()["code"]
+    assert made.json()["address"].endswith(f"/enrol/#{code}")
+    enrolment.enrol(code, request(), address="")
+    standing = alice.get(f"/api/v1/machines/{machine.pk}/vpn/")
+    assert standing.json()["enrolment_code"]["used_at"]
+    assert [one["state"] for one in standing.json()["identities"]] == ["new"]
+    assert code not in standing.content.decode()
