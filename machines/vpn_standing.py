@@ -34,6 +34,7 @@ class Standing:
     """All that the machine's page shows of the VPN; nothing of it is secret."""
 
     connection: VpnConnection | None
+    heard_ago_s: int
     is_silent: bool
     last_connection: VpnConnection | None
     identities: list[IdentityStanding]
@@ -58,11 +59,13 @@ def standing_of(machine: Machine, *, now: datetime | None = None) -> Standing:
     now = now or timezone.now()
     newest = VpnConnection.objects.filter(machine=machine).order_by("-since", "-pk").first()
     connection = newest if newest and newest.ended_at is None else None
+    heard_ago = now - connection.heard_at if connection else timedelta()
     delivery = open_delivery(machine)
     last = ProfileDelivery.objects.filter(machine=machine).defer("profile").order_by("-pk").first()
     return Standing(
         connection=connection,
-        is_silent=connection is not None and now - connection.heard_at >= SILENT_AFTER,
+        heard_ago_s=max(0, round(heard_ago.total_seconds())),
+        is_silent=heard_ago >= SILENT_AFTER,
         last_connection=newest if connection is None else None,
         identities=_identities(machine, now),
         delivery=delivery,

@@ -49,7 +49,12 @@ def duration_words(session: SupportSession) -> str:
     """From the press to the end: 45 s, 3 min, 2 h 5 min."""
     if session.closing_at is None:
         return "still open"
-    seconds = max(0, round((session.closing_at - session.requested_at).total_seconds()))
+    return seconds_words(max(0, round((session.closing_at - session.requested_at).total_seconds())))
+
+
+@register.filter
+def seconds_words(seconds: int) -> str:
+    """So many seconds: 45 s, 3 min, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds} s"
     minutes = round(seconds / 60)
