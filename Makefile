@@ -20,7 +20,7 @@ VPN_STATE := $(CURDIR)/var/vpn
 VPN_SETTINGS := STATE_DIR=$(VPN_STATE) VPN=openvpn VPN_NETWORK=10.77.0.0/20 VPN_REMOTE=198.18.0.1 VPN_PORT=1194 \
 	VPN_PROTOCOL=udp MACHINE_API_BIND=10.77.0.1:8001 GATEWAY_UIDS=61000-61999
 
-.PHONY: help run run-vpn press line setup-run setup-test test lint test-unit test-postgres test-e2e build requirements clean
+.PHONY: help run run-vpn press line setup-run setup-test test lint test-unit test-postgres test-e2e test-vpn build requirements clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -46,7 +46,7 @@ press: ## Presses help on a machine of the running demo, IT-0042 or as in MACHIN
 line: ## Makes a machine's line to the VPN good, slow, lossy or dead: make line MACHINE=IT-0042 LINE=dead
 	@$(PYTHON) -m portal.demo.vpn.lines tell "$(VPN_STATE)/demo/lines.sock" "$(MACHINE)" "$(LINE)"
 
-test: setup-test lint test-unit test-postgres test-e2e ## Installs what is missing and runs all of the tests.
+test: setup-test lint test-unit test-postgres test-e2e test-vpn ## Installs what is missing and runs all of the tests.
 
 lint: setup-test ## Style, types and known weaknesses.
 	@echo "— style and types"
@@ -57,7 +57,7 @@ lint: setup-test ## Style, types and known weaknesses.
 
 test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
 	@echo "— tests, on SQLite"
-	@$(PYTEST) $(PARALLEL) --ignore tests/e2e
+	@$(PYTEST) $(PARALLEL) --ignore tests/e2e --ignore tests/vpn
 
 test-postgres: setup-test ## Those that use the database once more, on a PostgreSQL of their own.
 	@echo "— tests, on PostgreSQL"
@@ -66,6 +66,10 @@ test-postgres: setup-test ## Those that use the database once more, on a Postgre
 test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@echo "— tests, end to end"
 	@$(PYTEST) tests/e2e
+
+test-vpn: setup-test ## Behind a real OpenVPN, in network namespaces; needs root.
+	@echo "— tests, behind a real OpenVPN"
+	@$(PYTEST) $(PARALLEL) tests/vpn
 
 build: setup-test ## The front end, from static/ into static/dist.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from playwright.sync_api import BrowserContext, Dialog, Page, WebSocket, expect
 
-from agent.simulator import SimulatedMachine
+from agent.simulator import MachineConfig
 
 # Keeps the page's sockets, and all that its curtain ever said, where a test can get at them.
 _WITNESS = """
@@ -30,6 +30,17 @@ document.addEventListener("DOMContentLoaded", () => {
 AT_DESKTOP = "html[data-desktop=connected][data-first-frame=yes]"
 DESKTOP_S = 20_000  # until a desktop is on a screen, in milliseconds, on a busy computer
 _CHOICE = "fieldset[data-field={}] label.choice"
+
+
+class Shown(Protocol):
+    """A machine as far as a person at a browser meets it: simulated in this process, or far away."""
+
+    config: MachineConfig
+
+    @property
+    def screen(self) -> dict[str, Any]: ...
+
+    def pixel(self, x: int, y: int) -> tuple[int, int, int]: ...
 
 
 class Person:
@@ -82,11 +93,11 @@ class Person:
     def is_live(self) -> None:
         expect(self.page.locator("html[data-live=live]")).to_have_count(1)
 
-    def ticket(self, machine: SimulatedMachine) -> Any:
+    def ticket(self, machine: Shown) -> Any:
         """The machine's card on the queue."""
         return self.page.locator("li.ticket", has_text=machine.config.serial)
 
-    def claim(self, machine: SimulatedMachine) -> str:
+    def claim(self, machine: Shown) -> str:
         """Claims it on the queue; the id of the rescue whose page is then open."""
         self.ticket(machine).locator("[data-action=claim]").click()
         self.page.wait_for_url("**/sessions/*/")
@@ -119,12 +130,12 @@ class Person:
     def is_at_desktop(self) -> None:
         expect(self.page.locator(AT_DESKTOP)).to_have_count(1, timeout=DESKTOP_S)
 
-    def click_widget(self, machine: SimulatedMachine, name: str) -> None:
+    def click_widget(self, machine: Shown, name: str) -> None:
         """Clicks a button of the machine's screen where this browser shows it."""
         x, y, width, height = machine.screen["widgets"][name]
         self.page.mouse.click(*self._place(machine, x + width / 2, y + height / 2))
 
-    def pixel(self, machine: SimulatedMachine, x: int, y: int) -> tuple[int, int, int]:
+    def pixel(self, machine: Shown, x: int, y: int) -> tuple[int, int, int]:
         """The colour that this browser shows for a point of the machine's screen."""
         script = """([x, y, width]) => {
             const canvas = document.querySelector(".join canvas");
@@ -135,7 +146,7 @@ class Person:
         red, green, blue = self.page.evaluate(script, [x, y, machine.config.width])
         return red, green, blue
 
-    def sees_what_the_machine_shows(self, machine: SimulatedMachine, points: Iterable[tuple[int, int]]) -> bool:
+    def sees_what_the_machine_shows(self, machine: Shown, points: Iterable[tuple[int, int]]) -> bool:
         return all(_alike(self.pixel(machine, x, y), machine.pixel(x, y)) for x, y in points)
 
     def send_raw(self, instructions: str) -> None:
@@ -158,7 +169,7 @@ class Person:
             self.page.wait_for_timeout(20)
         raise AssertionError(f"{self.name} waited {within_s} s in vain")
 
-    def _place(self, machine: SimulatedMachine, x: float, y: float) -> tuple[float, float]:
+    def _place(self, machine: Shown, x: float, y: float) -> tuple[float, float]:
         box = self.page.locator(".join > div").bounding_box()
         assert box is not None, "the desktop is not on the page"
         return (

@@ -70,7 +70,8 @@ class Installation:
             **beds.environment(protocol=settings.get("VPN_PROTOCOL", "udp")),
             **settings,
         }
-        self.bed = Bed(folder, serials, self.values, doors=[Door(port, port)], leftovers=(folder,))
+        self.bed = Bed(folder, serials, self.values, doors=[Door(port, port)],
+                       leftovers=() if os.environ.get("PORTAFILTER_KEEP") else (folder,))  # fmt: skip
 
     def prepare(self) -> None:
         """The database with people and machines; on a bed that is there."""

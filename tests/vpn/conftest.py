@@ -18,7 +18,9 @@ LACKING = missing()
 # Each test has places of its own, so that none waits for what another has left.
 PLACES = [f"A{number}" for number in range(1, 19)]
 # As in production but for two: 120 s without a sign of life, and 30 s to tell a machine that its rescue is over.
-GONE_S, TELL_S = 40, 5
+GONE_S, TELL_S = 50, 5
+# Both mostly wait: where there are two processes, each has an installation of its own.
+_GROUPS = {"test_lines": "vpn-lines", "test_admission": "vpn-lines"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vpn)
-            item.add_marker(pytest.mark.xdist_group("vpn"))
+            item.add_marker(pytest.mark.xdist_group(_GROUPS.get(item.path.stem, "vpn")))
             if LACKING:
                 item.add_marker(pytest.mark.skip(reason=f"a real OpenVPN {LACKING}"))
 

@@ -8,7 +8,6 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from agent.simulator.config import MachineConfig
@@ -69,12 +68,6 @@ class DistantMachine:
 
     def _ask(self, command: str) -> dict[str, Any]:
         return next(iter(ask_simulator(self.config.folder, {"do": command})))
-
-
-def person_needs(machine: DistantMachine) -> Any:
-    """For a `Person`, who asks a machine of this very process: the same with one screen, asked for once."""
-    state = machine.state
-    return SimpleNamespace(config=machine.config, screen=state["screen"], pixel=machine.pixel)
 
 
 def _decode(png: bytes) -> tuple[int, list[bytes]]:

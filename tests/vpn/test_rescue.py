@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -35,9 +35,9 @@ def test_jammed_grinder_is_cured_through_the_tunnel_and_nothing_is_left(
         assert not vpn.clerk("open_connections", serial)  # no tunnel without a press
         began = time.monotonic()
         machine.press()
-        expect(alice.ticket(machine)).to_contain_text("Grinder jammed", timeout=30_000)  # type: ignore[arg-type]
+        expect(alice.ticket(machine)).to_contain_text("Grinder jammed", timeout=30_000)
         record_property("press_to_card_s", round(time.monotonic() - began, 2))
-        rescue = alice.claim(machine)  # type: ignore[arg-type]
+        rescue = alice.claim(machine)
         alice.is_at_desktop()
         record_property("press_to_pixels_s", round(time.monotonic() - began, 2))
         (connection,) = vpn.clerk("open_connections", serial)
@@ -45,15 +45,15 @@ def test_jammed_grinder_is_cured_through_the_tunnel_and_nothing_is_left(
         # Nothing of the machine is reached but through the tunnel: its RDP listens there alone.
         assert machine.rdp_port == 3389 and vpn.connects(serial, "127.0.0.1", 3389) == "refused"
 
-        alice.until(lambda: near(alice.pixel(machine, *FAULT_MARK[0]), RED))  # type: ignore[arg-type]
-        alice.until(lambda: alice.sees_what_the_machine_shows(machine, FAULT_MARK))  # type: ignore[arg-type]
+        alice.until(lambda: near(alice.pixel(machine, *FAULT_MARK[0]), RED))
+        alice.until(lambda: alice.sees_what_the_machine_shows(machine, FAULT_MARK))
         for button, done in (
             ("reset_grinder", lambda m: m.screen["grinder"] == "ready"),
             ("clear_fault", lambda m: m.screen["fault"] is None),
         ):
-            alice.click_widget(machine, button)  # type: ignore[arg-type]
+            alice.click_widget(machine, button)
             machine.wait_for(done)
-        alice.until(lambda: near(alice.pixel(machine, *FAULT_MARK[0]), GREEN))  # type: ignore[arg-type]
+        alice.until(lambda: near(alice.pixel(machine, *FAULT_MARK[0]), GREEN))
 
         alice.close()
         expect(alice.page.locator("[data-summary] [data-state=closed]")).to_be_visible(timeout=20_000)
@@ -81,9 +81,7 @@ def nothing_is_left(vpn: Installation, machine: DistantMachine, rescue: str, *, 
     assert not [pid for pid in vpn.guacd() if _attempt_of(pid) in attempts]
 
 
-def _attempt_of(pid: int) -> Any:
-    from pathlib import Path
-
+def _attempt_of(pid: int) -> str | None:
     try:
         values = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -148,34 +148,45 @@ class Line:
         self.quality = quality
         self.up, self.down = Direction(lambda: self.quality), Direction(lambda: self.quality)
         self._endpoints: dict[tuple[str, int], socket.socket] = {}
+        self._entry: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Listens at the entry. Raises OSError."""
         kind = socket.SOCK_DGRAM if self.way.kind == "udp" else socket.SOCK_STREAM
-        self._entry = _socket(self.way.entry.namespace, kind)
-        self._entry.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._entry.bind(self.way.entry.address)
+        self._entry = entry = _socket(self.way.entry.namespace, kind)
         if self.way.kind == "udp":
-            asyncio.get_running_loop().add_reader(self._entry, self._take_up)
+            entry.bind(self.way.entry.address)
+            asyncio.get_running_loop().add_reader(entry, self._take_up, entry)
         else:
-            self._entry.listen(128)
-            self._accepting = asyncio.create_task(self._accept())
+            entry.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            entry.bind(self.way.entry.address)
+            entry.listen(128)
+            self._accepting = asyncio.create_task(self._accept(entry))
+
+    def close(self) -> None:
+        """Carries nothing any more."""
+        loop = asyncio.get_running_loop()
+        for open_ in [self._entry, *self._endpoints.values()] if self._entry else []:
+            loop.remove_reader(open_)
+            open_.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
 
     # --- UDP ---------------------------------------------------------------------------------------------------------
 
-    def _take_up(self) -> None:
+    def _take_up(self, entry: socket.socket) -> None:
         for _ in range(64):
             try:
-                data, address = self._entry.recvfrom(_DATAGRAM)
+                data, address = entry.recvfrom(_DATAGRAM)
             except OSError:
                 return
-            endpoint = self._endpoints.get(address) or self._new_endpoint(address)
+            endpoint = self._endpoints.get(address) or self._new_endpoint(entry, address)
             self.up.put(len(data), partial(_send, endpoint, data, self.way.exit.address))
 
-    def _new_endpoint(self, address: tuple[str, int]) -> socket.socket:
+    def _new_endpoint(self, entry: socket.socket, address: tuple[str, int]) -> socket.socket:
         if len(self._endpoints) >= _ENDPOINTS_LIMIT:
-            _, oldest = next(iter(self._endpoints.items()))
-            self._endpoints.pop(next(iter(self._endpoints)))
+            oldest = self._endpoints.pop(next(iter(self._endpoints)))
             asyncio.get_running_loop().remove_reader(oldest)
             oldest.close()
         endpoint = _socket(self.way.exit.namespace, socket.SOCK_DGRAM)
@@ -183,27 +194,25 @@ class Line:
         if self.way.source:
             endpoint.bind((self.way.source, 0))
         self._endpoints[address] = endpoint
-        asyncio.get_running_loop().add_reader(endpoint, self._take_down, endpoint, address)
+        asyncio.get_running_loop().add_reader(endpoint, self._take_down, endpoint, entry, address)
         return endpoint
 
-    def _take_down(self, endpoint: socket.socket, address: tuple[str, int]) -> None:
+    def _take_down(self, endpoint: socket.socket, entry: socket.socket, address: tuple[str, int]) -> None:
         for _ in range(64):
             try:
                 data = endpoint.recv(_DATAGRAM)
             except OSError:
                 return
-            self.down.put(len(data), partial(_send, self._entry, data, address))
+            self.down.put(len(data), partial(_send, entry, data, address))
 
     # --- TCP ---------------------------------------------------------------------------------------------------------
 
-    async def _accept(self) -> None:
+    async def _accept(self, entry: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
-        while True:
-            inner, _ = await loop.sock_accept(self._entry)
-            task = asyncio.create_task(self._carry(inner))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                inner, _ = await loop.sock_accept(entry)
+                group.create_task(self._carry(inner))
 
     async def _carry(self, inner: socket.socket) -> None:
         inner.setblocking(False)
@@ -257,19 +266,24 @@ class Lines:
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None] = lambda: None) -> None:
         """Carries until told to stop. Raises DemoError when an entry is taken."""
-        for line in self.lines.values():
-            try:
-                line.open()
-            except OSError as error:
-                host, port = line.way.entry.address
-                raise DemoError(f"{line.way.name}: cannot listen on {host}:{port}: {error.strerror}.") from error
-        self._control.unlink(missing_ok=True)
-        with _short(self._control) as path:
-            server = await asyncio.start_unix_server(self._answer, path)
-        self._control.chmod(0o600)
-        async with server:
-            on_ready()
-            await stop.wait()
+        try:
+            for line in self.lines.values():
+                try:
+                    line.open()
+                except OSError as error:
+                    host, port = line.way.entry.address
+                    raise DemoError(f"{line.way.name}: cannot listen on {host}:{port}: {error.strerror}.") from error
+            self._control.unlink(missing_ok=True)
+            with _short(self._control) as path:
+                server = await asyncio.start_unix_server(self._answer, path)
+            self._control.chmod(0o600)
+            async with server:
+                on_ready()
+                await stop.wait()
+        finally:
+            for line in self.lines.values():
+                line.close()
+            self._control.unlink(missing_ok=True)
 
     def change(self, name: str, quality: Quality | None) -> dict[str, object]:
         """Sets a line's quality, or only says it. Raises ValueError for a line that there is not."""
