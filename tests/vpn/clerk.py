@@ -44,6 +44,31 @@ def seed(password: str, serials: list[str]) -> dict[str, str]:
     return tokens
 
 
+def register(count: int, profiles: int) -> dict[str, Any]:
+    """Registers so many machines more, each with an identity; the first ones' profiles, all names and fingerprints."""
+    from django.db import transaction
+
+    from machines import identities
+    from machines.models import Fleet, Machine, MachineModel, Site
+
+    fleet, site, model = Fleet.objects.get(slug="north"), Site.objects.get(), MachineModel.objects.get()
+    texts, names = [], []
+    with transaction.atomic():
+        for one in range(count):
+            machine = Machine.objects.create(
+                fleet=fleet,
+                site=site,
+                model=model,
+                serial=f"N-{one:05}",
+                vpn_address=identities.allocate_address(fleet),
+            )
+            identity = identities.issue_identity(machine)
+            names.append((identity.common_name, identity.sha256))
+            if one < profiles:
+                texts.append(identities.hand_over(identity))
+    return {"profiles": texts, "names": names}
+
+
 def profile(serial: str, *, days_ago: int = 0) -> str:
     """A new identity's whole .ovpn text; issued so many days ago."""
     from django.utils import timezone
@@ -151,7 +176,7 @@ def _machine(serial: str) -> Any:
 _COMMANDS: dict[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
-        *(seed, profile, forged_profile, revoke, freeze, unfreeze, number, address, new_token),
+        *(seed, register, profile, forged_profile, revoke, freeze, unfreeze, number, address, new_token),
         *(open_connections, security_events, all_security_events),
     )
 }

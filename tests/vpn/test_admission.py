@@ -65,6 +65,15 @@ def test_unregistered_expired_and_forged_identities_are_refused(vpn: Installatio
     vpn.bed.supervisor.end([honest])
 
 
+def test_forty_machines_that_join_within_two_seconds_all_get_in(vpn: Installation, place: Callable[[], str]) -> None:
+    """As many a second as 200 in 10 s; bench/vpn.py does that, with 2,000 registered."""
+    at = place()  # behind one router
+    clients = [vpn.openvpn(at, profile) for profile in vpn.clerk("register", 40, 40)["profiles"]]
+    wait_until(lambda: all(client.has_said(JOINED) for client in clients), what="all have joined", within_s=30)
+    assert [client.last_words() for client in clients if client.has_said("AUTH_FAILED")] == []
+    vpn.bed.supervisor.end(clients)
+
+
 def test_stolen_profile_does_not_get_in_beside_the_machine_and_raises_an_alarm(
     vpn: Installation, place: Callable[[], str]
 ) -> None:
