@@ -25,7 +25,11 @@ class BuiltinTelemetry:
             Machine.objects.select_for_update(of=("self",)).get(pk=machine.pk)
             if KeptProfile.objects.filter(identity_serial=profile.identity_serial).exists():
                 return
-            _end(KeptProfile.objects.filter(machine=machine, ended_at=None), now)
+            for older in KeptProfile.objects.filter(machine=machine, ended_at=None).defer("profile"):
+                _end(KeptProfile.objects.filter(pk=older.pk), now)
+                # It has never left this place: nobody will miss what it admits.
+                if identity := _identity(older.identity_serial, now):
+                    identities.revoke(identity, reason="replaced by a newer profile", now=now)
             KeptProfile.objects.create(
                 machine=machine, identity_serial=profile.identity_serial, profile=profile.text, kept_at=now
             )

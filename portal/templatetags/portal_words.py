@@ -26,7 +26,7 @@ _ENDINGS: dict[str, str] = {
 _REVOCATIONS = {
     "superseded": "A newer one took its place",
     "replaced by an enrolment": "The machine was enrolled anew",
-    "its profile was never downloaded": "Its profile was never downloaded",
+    "replaced by a newer profile": "A newer profile took its place",
 }
 
 

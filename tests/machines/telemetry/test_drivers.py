@@ -69,6 +69,8 @@ def test_newer_profile_takes_the_place_of_the_older() -> None:
     telemetry.deliver_profile(machine, new)
     assert builtin.download(machine, user=person("Alice")).text == new.text
     assert KeptProfile.objects.exclude(profile=None).count() == 0
+    good = VpnIdentity.objects.filter(revoked_at=None)
+    assert [one.serial for one in good] == [new.identity_serial], "what the older one admits has never left this place"
 
 
 def test_kept_profile_is_encrypted_and_gone_after_the_download() -> None:
