@@ -67,9 +67,10 @@ test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@echo "— tests, end to end"
 	@$(PYTEST) tests/e2e
 
+# Three processes on however few processors: mostly they wait for lines that are silent on purpose.
 test-vpn: setup-test ## Behind a real OpenVPN, in network namespaces; needs root.
 	@echo "— tests, behind a real OpenVPN"
-	@$(PYTEST) $(PARALLEL) tests/vpn
+	@$(PYTEST) -n 3 --dist loadgroup tests/vpn
 
 build: setup-test ## The front end, from static/ into static/dist.
 

@@ -21,6 +21,7 @@ REGISTERED = 2000
 JOINING = 200
 WITHIN_S = 10.0
 ALONE = 10  # one after the other, for comparison
+_IDLE_S = 8.0
 _PLACES = [f"P{number}" for number in range(10)]
 _JOINED = "Initialization Sequence Completed"
 _REFUSED = ("AUTH_FAILED", "TLS Error", "SIGUSR1")
@@ -57,7 +58,10 @@ def _real_clients(one: Installation, profiles: list[str]) -> list[Row]:
         began, client = time.time(), _client(one, number, profile)
         wait_until(lambda client=client: client.has_said(_JOINED), what="it joined", within_s=30)  # type: ignore[misc]
         alone.append(_joined_at(client) - began)
+    before = _processor_s(one)
+    time.sleep(_IDLE_S)
     processor = _processor_s(one)
+    idle = {name: round(100 * (after - before[name]) / _IDLE_S, 1) for name, after in processor.items()}
     clients: list[tuple[float, Service]] = []
     first = time.time()
     for number, profile in enumerate(profiles[ALONE:]):
@@ -78,7 +82,8 @@ def _real_clients(one: Installation, profiles: list[str]) -> list[Row]:
         Row(
             f"{JOINING} of {REGISTERED} machines join within 10 s: refused or sent round",
             len(turned_away) + len(events), 0, "",
-            detail={"started within s": round(started_s, 1), **{f"{k} CPU s": v for k, v in used.items()}},
+            detail={"started within s": round(started_s, 1), **{f"{k} CPU s": v for k, v in used.items()},
+                    **{f"{k} idle CPU %": v for k, v in idle.items()}},
         ),
         Row(
             "openvpn started → joined, p95", percentile(took, 0.95), 5, "s",

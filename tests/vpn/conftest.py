@@ -19,8 +19,8 @@ LACKING = missing()
 PLACES = [f"A{number}" for number in range(1, 19)]
 # As in production but for two: 120 s without a sign of life, and 30 s to tell a machine that its rescue is over.
 GONE_S, TELL_S = 50, 5
-# Both mostly wait: where there are two processes, each has an installation of its own.
-_GROUPS = {"test_lines": "vpn-lines", "test_admission": "vpn-lines"}
+# They mostly wait: where there are several processes, each has an installation of its own.
+_GROUPS = {"test_lines": "vpn-lines", "test_rescue": "vpn-rescues", "test_crashes": "vpn-rescues"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
