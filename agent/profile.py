@@ -18,6 +18,10 @@ _BLOCKS = frozenset({"ca", "cert", "tls-crypt", "tls-crypt-v2", "peer-fingerprin
 _NEEDED = ("remote", "<ca>", "<cert>")
 _BLOCK = re.compile(r"<([a-z0-9-]{1,30})>")
 _LIMIT = 64 * 1024
+# OpenVPN reads 255 bytes at a time, takes the rest of a longer line for another one, and ends a block at whatever
+# begins with its end (2.6.14): neither may be in a block, nor any mark that only one of us takes for a line's end.
+_PLAIN = re.compile(r"[\n\t\x20-\x7e]*")
+_LONGEST_LINE = 200
 
 
 class ProfileError(Exception):
@@ -34,13 +38,22 @@ def check(profile: str) -> None:
     """Raises ProfileError unless every line is one that a machine's profile may have, and none that it needs lacks."""
     if len(profile) > _LIMIT:
         raise ProfileError(f"found a profile of {len(profile)} characters, expected at most {_LIMIT}")
+    plain = profile.replace("\r\n", "\n")
+    if not _PLAIN.fullmatch(plain):
+        raise ProfileError("found other characters in the profile than plain text (ASCII), expected none")
     seen = set()
     block = ""
-    for number, line in enumerate(profile.splitlines(), start=1):
+    for number, line in enumerate(plain.split("\n"), start=1):
         text = line.strip()
+        if len(line) > _LONGEST_LINE:
+            raise ProfileError(
+                f"line {number} of the profile: found {len(line)} characters, expected at most {_LONGEST_LINE}"
+            )
         if block:
             if text == f"</{block}>":
                 block = ""
+            elif "<" in text:
+                raise ProfileError(f"line {number} of the profile: found '<' within <{block}>, expected its end")
             continue
         if not text or text[0] in "#;":
             continue

@@ -225,6 +225,24 @@ def test_profile_may_not_name_programs_or_files() -> None:
             check(good + line + "\n")
 
 
+@pytest.mark.parametrize(
+    "hiding",
+    [
+        "<ca>\nx\n</ca>x\nup /bin/evil\n</ca>\n",
+        "<ca>\n" + 255 * "A" + "</ca>\nup /bin/evil\n</ca>\n",
+        "# x\x0b<ca>\nup /bin/evil\n# x\x0b</ca>\n",
+        "<ca>\nx\r</ca>\n<cert>\n</ca>\nup /bin/evil\n</cert>\n",
+    ],
+    ids=["an end with more behind it", "a line that OpenVPN cuts", "a line's end of ours alone", "a block in a block"],
+)
+def test_profile_cannot_hide_a_line_where_openvpn_reads_one(hiding: str) -> None:
+    """OpenVPN 2.6.14 takes `up` in each of these for an option."""
+    good = "client\nremote x 1\n<ca>\nx\n</ca>\n<cert>\nx\n</cert>\n"
+    with pytest.raises(ProfileError):
+        check(hiding + good)
+    check(good.replace("\n", "\r\n"))
+
+
 def test_settings_below_etc_keep_what_changes_elsewhere() -> None:
     assert "\nstate_dir = /var/lib/portafilter-agent\n" in enrol_module._new_settings(Path("/etc/portafilter-agent"))
     assert "\nstate_dir" not in enrol_module._new_settings(Path("/home/alice"))
