@@ -178,10 +178,11 @@ class Tunnel:
         nop = encode("nop").encode()
         while True:
             await asyncio.sleep(NOP_EVERY_S)
+            if self._writer.is_closing():
+                return  # we have left, or guacd has: its silence means nothing, and `_draw` knows the reason
             if self._loop.time() - self._heard_at > SILENCE_S and self._size <= HIGH_WATER_BYTES:
                 self.end(LOST)
-            if not self._writer.is_closing():
-                self._writer.write(nop)
+            self._writer.write(nop)
 
     def _queue(self, text: str) -> None:
         self._backlog.append(text)
