@@ -171,7 +171,10 @@ def cancel(session: SupportSession, *, now: datetime | None = None) -> SupportSe
     """The person at the machine no longer needs help; cancelling what is ending already changes nothing."""
     if not session.is_open:
         return session
-    return _end(session, EndReason.CANCELLED, kind="cancelled", actor="machine", now=now)
+    try:
+        return _end(session, EndReason.CANCELLED, kind="cancelled", actor="machine", now=now)
+    except SessionClosed as ended:
+        return ended.session  # somebody closed it in this very moment
 
 
 def end(

@@ -6,7 +6,7 @@ import pytest
 
 from sessions import selectors, services
 from sessions.errors import AlreadyClaimed, NotAllowed, SessionClosed
-from sessions.models import RdpCredential
+from sessions.models import RdpCredential, SupportSession
 from sessions.services import RdpLogin
 from sessions.states import EndReason, State
 from tests.sessions.rescues import person, press
@@ -27,6 +27,14 @@ def test_login_leaves_with_the_commit_that_begins_the_closing() -> None:
     services.close(session, user=alice, outcome=EndReason.RESOLVED, cause="Jam", fix="Rinsed")
 
     assert not RdpCredential.objects.exists()
+
+
+def test_cancel_that_comes_as_somebody_closes_is_no_error() -> None:
+    alice = person("Alice")
+    read_before = services.claim(press(), user=alice)
+    services.close(SupportSession.objects.get(pk=read_before.pk), user=alice, outcome=EndReason.RESOLVED)
+
+    assert services.cancel(read_before).end_reason == EndReason.RESOLVED
 
 
 def test_loser_of_a_claim_is_told_who_won_and_the_winner_may_ask_again() -> None:
