@@ -30,6 +30,8 @@ def read_env_file(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise SettingError(f"PORTAFILTER_ENV_FILE: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingError(f"PORTAFILTER_ENV_FILE: found no UTF-8 in {path}, expected text") from None
     values: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         text = line.strip()
@@ -169,6 +171,8 @@ class Environment:
                 return Path(file_name).read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise SettingError(f"{name}_FILE: cannot read {file_name}: {error.strerror}") from error
+            except UnicodeDecodeError:
+                raise SettingError(f"{name}_FILE: found no UTF-8 in {file_name}, expected text") from None
         value = self._values.get(name, "")
         if value:
             return value
@@ -183,7 +187,7 @@ class Environment:
         """A `host:port`, split."""
         value = self._values.get(name, "") or default
         host, colon, port = value.rpartition(":")
-        if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
             raise SettingError(f"{name}: found {value!r}, expected host:port")
         return host.strip("[]"), int(port)
 

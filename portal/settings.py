@@ -105,7 +105,15 @@ except (SettingError, ValueError) as error:
 
 
 def _database(url: str) -> dict[str, object]:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        # Neither the value nor the cause is said: where a password has a / or #, its beginning looks like the port.
+        raise ImproperlyConfigured(
+            "DATABASE_URL: found what is no URL, expected sqlite:///path or postgresql://user:password@host:port/name, "
+            "other characters than letters and digits in the password as %XX"
+        ) from None
     if parts.scheme == "sqlite":
         return {
             "ENGINE": "django.db.backends.sqlite3",
@@ -127,7 +135,7 @@ def _database(url: str) -> dict[str, object]:
             "USER": unquote(parts.username or ""),
             "PASSWORD": unquote(parts.password or ""),
             "HOST": unquote(parts.hostname or ""),
-            "PORT": str(parts.port or ""),
+            "PORT": str(port or ""),
             "CONN_MAX_AGE": 60,
             "CONN_HEALTH_CHECKS": True,
         }

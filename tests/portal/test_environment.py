@@ -114,6 +114,16 @@ def test_line_of_another_shape_in_the_environment_file_is_named(tmp_path: Path) 
         read_env_file(file)
 
 
+def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(b"KEY=\xff")
+
+    with pytest.raises(SettingError, match="KEY_FILE: found no UTF-8 in"):
+        Environment({"KEY_FILE": str(file)}).secret("KEY")
+    with pytest.raises(SettingError, match="PORTAFILTER_ENV_FILE: found no UTF-8 in"):
+        read_env_file(file)
+
+
 def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
@@ -131,6 +141,13 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         ("WORKER_THREADS", "many", "found 'many', expected a whole number"),
         ("PUBLIC_ORIGINS", ",", "found no origin, expected one or more, each scheme://host or scheme://host:port"),
         ("DATABASE_URL", "mysql://db/x", "found scheme 'mysql', expected sqlite or postgresql"),
+        (
+            "DATABASE_URL",
+            "postgresql://u:canary/2@db/x",
+            "found what is no URL, expected sqlite:///path or postgresql://user:password@host:port/name, "
+            "other characters than letters and digits in the password as %XX",
+        ),
+        ("PUBLIC_BIND", "127.0.0.1:²", "found '127.0.0.1:²', expected host:port"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "serve"])
