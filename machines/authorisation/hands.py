@@ -129,16 +129,19 @@ class Hands:
             self._write_facts()
             read_at = self._clock()
             wishes = read_wishes()
-            if self._was_away:
-                self._record.end_others()
-                self._files.write_server()
-                self._was_away = False
-                logger.info("The database is back")
-            # What OpenVPN reads is there before anybody is let in by it; who may no longer pass is stopped first.
-            self._keep_apart_or_say(wishes.passages)
-            self._files.write_wishes(wishes)
-            self.fresh = Fresh(wishes, read_at)
-            self.on_fresh()
+            try:
+                if self._was_away:
+                    self._record.end_others()
+                    self._files.write_server()
+                    self._was_away = False
+                    logger.info("The database is back")
+                # What OpenVPN reads is there before anybody is let in by it; who may no longer pass is stopped first.
+                self._keep_apart_or_say(wishes.passages)
+                self._files.write_wishes(wishes)
+            finally:
+                # Also when a disk is full: who is no longer admitted must go.
+                self.fresh = Fresh(wishes, read_at)
+                self.on_fresh()
             self._write_heard()
         except _AWAY as error:
             if not self._was_away:

@@ -5,12 +5,14 @@ Nothing here is called by the thread that answers OpenVPN. Every write may be re
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Max
 from django.utils import timezone
@@ -20,6 +22,7 @@ from machines.authorisation.admission import Alarm, Ending, Heard, Joined, Known
 from machines.authorisation.allow_list import Allowed, AllowList
 from machines.models import Machine
 from machines.passages import Passage
+from machines.vpn import networks
 from machines.vpn_models import TunnelEnding, VpnAuthority, VpnConnection, VpnIdentity
 
 logger = logging.getLogger(__name__)
@@ -38,8 +41,14 @@ class Wishes:
 
 
 def read_wishes(now: datetime | None = None) -> Wishes:
-    """Everything the agent acts upon. Raises Django's database errors."""
-    machines = identities.allow_list(now).machines
+    """Everything the agent acts upon. Raises Django's database errors.
+
+    A machine whose address is none of this VPN's (it was registered before there was one, or in another network) is
+    not admitted, and keeps no other machine from being admitted or revoked.
+    """
+    listed = identities.allow_list(now).machines
+    machines = {name: one for name, one in listed.items() if _is_of_this_vpn(one.address)}
+    _say_strays({name: one.address for name, one in listed.items() if name not in machines})
     endings = TunnelEnding.objects.filter(done_at=None).values_list("pk", "machine_id", "requested_at")
     revoked = (
         VpnIdentity.objects.exclude(revoked_at=None).order_by().aggregate(count=Count("pk"), last=Max("revoked_at"))
@@ -148,6 +157,28 @@ class Record:
     def _write_alarm(self, fact: Alarm) -> None:
         machine = Machine.objects.select_related("fleet").filter(pk=int(fact.common_name[2:] or 0)).first()
         services.record_security_event(fact.kind, machine=machine, address=fact.address, detail=dict(fact.detail))
+
+
+_strays_said: dict[str, str] = {}
+
+
+def _say_strays(strays: dict[str, str]) -> None:
+    """Once, not at every look."""
+    for name, address in strays.items():
+        if _strays_said.get(name) != address:
+            logger.error(
+                "%s is not admitted: found the address %s, expected one of machines in %s. Change it in the admin.",
+                name, address, settings.VPN_NETWORK,
+            )  # fmt: skip
+    _strays_said.clear()
+    _strays_said.update(strays)
+
+
+def _is_of_this_vpn(address: str) -> bool:
+    try:
+        return networks.is_machines(int(ipaddress.IPv4Address(address)), settings.VPN_NETWORK)
+    except ValueError:
+        return False
 
 
 def _key(pk: int) -> uuid.UUID:
