@@ -42,7 +42,8 @@ def _worker_is_behind() -> bool:
     """Told from the rows alone, so it holds wherever the worker runs."""
     late = timezone.now() - timedelta(seconds=BEHIND_S)
     return (
-        SupportSession.objects.filter(state=State.REQUESTED, updated_at__lt=late).exists()
+        # One with a notice was looked at: its fleet has no gateway free, and the worker has said so.
+        SupportSession.objects.filter(state=State.REQUESTED, notice="", updated_at__lt=late).exists()
         or Gateway.objects.filter(
             state__in=[GatewayState.WANTED, GatewayState.STARTING, GatewayState.STOPPING], due_at__lt=late
         ).exists()

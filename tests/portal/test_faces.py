@@ -18,8 +18,11 @@ from django.urls import URLPattern, get_resolver
 from django.utils import timezone
 
 from machines import identities
+from machines.models import Fleet
 from portal.asgi import application as public_application
 from portal.machine_asgi import application as machine_application
+from sessions.gateway_passes import BUSY, GatewayPasses
+from sessions.models import SupportSession
 from tests.sessions.machine_face import Caller, caller_of
 from tests.sessions.rescues import press
 
@@ -117,6 +120,15 @@ def test_worker_that_does_not_come_is_told(health: Any) -> None:
     press("A1", now=timezone.now() - timedelta(seconds=60))
     answer = health()
     assert (answer.status, answer.json["status"], answer.json["worker"]) == (200, "degraded", "behind")
+
+
+def test_fleet_without_a_free_gateway_is_no_fault_of_the_worker(health: Any) -> None:
+    a_minute_ago = timezone.now() - timedelta(seconds=60)
+    session = press("A1", now=a_minute_ago)
+    Fleet.objects.filter(pk=session.fleet_id).update(max_open_sessions=0)
+    GatewayPasses("worker", lambda: a_minute_ago).run()
+    assert SupportSession.objects.get().notice == BUSY
+    assert health().json["worker"] == "ok"
 
 
 def test_vpn_that_will_lock_everybody_out_is_told(health: Any) -> None:
