@@ -4,6 +4,8 @@ The table is replaced as a whole, in one transaction: there is no moment without
 changes nothing. It holds for the VPN's device alone, by name, so it can be there before the device is.
 
 - Machines reach the private API and ping. Not each other, not another service, nothing behind this computer.
+- Nobody else reaches the private API from outside: what comes to its address by another device is dropped, as Linux
+  would take it.
 - A gateway reaches its session's machine and port. Every packet towards a machine is looked up (no short cut for
   established connections), so a passage that is taken away cuts what runs through it at once.
 - A local gateway is a user (uid). It may answer those who connected to it on loopback; beyond that and its machine it
@@ -79,6 +81,7 @@ table inet {config.table} {{
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname {device} jump from_machines
+        iifname != {{ {device}, "lo" }} ip daddr {config.server_address} drop
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;

@@ -124,6 +124,13 @@ def test_machine_reaches_the_private_api_and_nothing_else(link: Link) -> None:
     assert not link.reaches(link.machine, "10.88.0.2", 5432)
 
 
+def test_private_api_is_reached_through_the_tunnel_alone(link: Link) -> None:
+    """Linux takes packets for any address of its own on any device: a neighbour would only need a route."""
+    assert link.reaches(link.behind, "10.88.0.1", 8001)  # the neighbour's way is fine
+    assert not link.reaches(link.behind, "10.77.0.1", 8001)
+    assert link.reaches(link.server, "10.77.0.1", 8001)
+
+
 def test_nothing_goes_even_one_way_between_machines_and_what_is_behind(link: Link) -> None:
     _, behind = link.run(link.behind, "hear", "10.88.0.2", "5353")
     _, at_machine = link.run(link.machine, "hear", MACHINE, "5353")
