@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from machines.models import VpnAuthority, VpnIdentity
-from machines.vpn.profile import CRL_FILE
+from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE
 
 # The server's certificate is renewed this long before its end, so a warning of it means that this did not happen.
 SERVER_RENEWED_BEFORE = timedelta(days=120)
@@ -74,9 +74,19 @@ def _end_of_file(path: Path) -> datetime | None:
         return None
 
 
+def _end_of_written_certificate(path: Path) -> datetime | None:
+    """Until when the certificate that OpenVPN starts with is good; None as with the list."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
+
+
 def _of_authority(authority: VpnAuthority, now: datetime) -> list[str]:
     found = []
-    server_end = _end_of(authority.server_certificate)
+    # A renewed one is in the rows long before OpenVPN has it: the file is what it starts with.
+    written_end = _end_of_written_certificate(settings.VPN_DIR / CERTIFICATE_FILE)
+    server_end = min(end for end in (_end_of(authority.server_certificate), written_end) if end)
     # A month's grace: the renewal comes with the next start of the authorisation agent.
     if server_end - now < SERVER_RENEWED_BEFORE - timedelta(days=30):
         found.append(

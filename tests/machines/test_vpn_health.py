@@ -99,6 +99,15 @@ def test_server_and_authority_are_watched_too() -> None:
     assert "The VPN authority ends on 2046-11-18" in " ".join(identities.health(NOW + 18 * 365 * DAY))
 
 
+def test_renewed_certificate_that_openvpn_does_not_have_yet_is_said(vpn: Settings) -> None:
+    """The authorisation agent renews it in the rows while it runs, and writes it out when it starts."""
+    (vpn.VPN_DIR / "server.crt").write_text(identities.ensure_authority(now=NOW).server_certificate)
+    identities.crl_pem(now=NOW + 740 * DAY)
+    assert "VPN server's certificate ends on 2029-02-25" in identities.health(NOW + 740 * DAY)[0]
+    (vpn.VPN_DIR / "server.crt").write_text(identities.ensure_authority(now=NOW + 740 * DAY).server_certificate)
+    assert identities.health(NOW + 740 * DAY) == []
+
+
 def test_admin_says_it_to_whoever_looks_at_the_authority() -> None:
     identities.ensure_authority(now=NOW)
     VpnAuthority.objects.update(crl_next_update=NOW - 365 * DAY)
