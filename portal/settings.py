@@ -96,7 +96,7 @@ try:
     TUNNEL_IDLE_S = env.number("TUNNEL_IDLE_S", 1800, minimum=1)
     TUNNEL_MAX_S = env.number("TUNNEL_MAX_S", 28800, minimum=1)
     # How often a tunnel asks whether its operator may still be there; T8 wants 5 s at most.
-    TUNNEL_RECHECK_S = env.number("TUNNEL_RECHECK_S", 4, minimum=1)
+    TUNNEL_RECHECK_S = env.number("TUNNEL_RECHECK_S", 4, minimum=1, maximum=5)
     GATEWAY_ATTEMPTS = env.number("GATEWAY_ATTEMPTS", 3, minimum=1)
     WORKER_THREADS = env.number("WORKER_THREADS", 2, minimum=1)
     LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")

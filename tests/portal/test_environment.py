@@ -148,6 +148,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
             "other characters than letters and digits in the password as %XX",
         ),
         ("PUBLIC_BIND", "127.0.0.1:²", "found '127.0.0.1:²', expected host:port"),
+        ("TUNNEL_RECHECK_S", "60", "found 60, expected 5 or less"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "serve"])
