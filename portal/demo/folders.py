@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from pathlib import Path
 
 from agent.simulator.config import MachineConfig
 from machines.models import Machine, MachineToken
 from machines.services import issue_token, revoke_token
-
-_RDP_PORT = 3389
 
 
 def write_machine_folder(folder: Path, machine: Machine, *, api_url: str, fault: str = "") -> MachineConfig:
@@ -25,7 +22,8 @@ def write_machine_folder(folder: Path, machine: Machine, *, api_url: str, fault:
         time_zone=machine.site.time_zone,
         address=machine.vpn_address,
         api_url=api_url,
-        rdp_port=_RDP_PORT if _is_free(machine.vpn_address, _RDP_PORT) else 0,
+        # Any that is free: another demo has machines at the same addresses, and this computer may have RDP of its own.
+        rdp_port=0,
         fault=fault,
     )
 
@@ -52,14 +50,3 @@ def _kept_token(folder: Path, machine: Machine) -> str | None:
     digest = hashlib.sha256(secret.encode()).hexdigest()
     live = MachineToken.objects.filter(machine=machine, prefix=prefix, secret_sha256=digest, revoked_at=None)
     return token if live.exists() else None
-
-
-def _is_free(address: str, port: int) -> bool:
-    """False where something of this computer (a desktop's own RDP server) listens on every address."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True
