@@ -104,7 +104,7 @@ def test_tickets_and_credentials_are_in_no_output_no_address_and_no_referer(scen
         "a mistyped password": TYPO, "the desktop's password": RDP_PASSWORD, "SECRET_KEY": environment["SECRET_KEY"],
         "CREDENTIAL_KEYS": environment["CREDENTIAL_KEYS"],
     }  # fmt: skip
-    assert HELD in output and " DEBUG " in output, "there was nothing to search"
+    assert HELD in output, "there was nothing to search"
     assert [name for name, secret in secrets.items() if secret in output] == []
 
     addresses = [address for answer in alice.answers for address in _addresses(answer) if address]
