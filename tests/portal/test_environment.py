@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,15 @@ def test_server_does_not_start_with_a_wrong_setting(command: str, setting: str, 
     result = _run("manage.py", command, **{setting: value})
     assert result.returncode != 0
     assert (result.stdout, result.stderr.strip()) == ("", f"Wrong setting: {setting}: {message}")
+
+
+def test_database_that_takes_calls_and_says_nothing_is_away_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://alice@127.0.0.1:{silent.getsockname()[1]}/fleet"
+        began = time.monotonic()
+        result = _run("manage.py", "migrate", "--check", DATABASE_URL=url)
+    assert result.returncode != 0 and "OperationalError" in result.stderr
+    assert time.monotonic() - began < 30
 
 
 _OPENVPN = {"VPN": "openvpn", "VPN_NETWORK": "10.77.0.0/20", "VPN_REMOTE": "vpn.example.com"}
