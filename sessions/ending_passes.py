@@ -123,6 +123,8 @@ class EndingPasses:
         return True
 
     def _end_tunnel(self, session: SupportSession, now: datetime) -> bool:
+        if SupportSession.objects.filter(machine=session.machine_id, state__in=OPEN_STATES).exists():
+            return True  # help was pressed again: the tunnel is that rescue's now, and goes with its end
         tries, due_at = self._vpn_tries.get(session.pk, (0, now))
         if due_at > now:
             return False

@@ -200,6 +200,19 @@ def test_session_is_closing_until_the_vpn_was_told(worker: Worker, vpn: FakeVpn,
     assert fresh(session).state == State.CLOSED
 
 
+def test_tunnel_is_left_to_the_next_rescue_of_its_machine(worker: Worker, vpn: FakeVpn, clock: Clock) -> None:
+    first = press(now=clock())
+    services.cancel(fresh(first), now=clock())
+    services.machine_told(fresh(first), now=clock())
+    second = press(key="again", now=clock())
+    worker.run_pass()
+    assert (fresh(first).state, vpn.ended) == (State.CLOSED, [])
+    services.cancel(fresh(second), now=clock())
+    services.machine_told(fresh(second), now=clock())
+    worker.run_pass()
+    assert (fresh(second).state, vpn.ended) == (State.CLOSED, [second.machine.vpn_address])
+
+
 # --- gateways that fail -----------------------------------------------------------------------------------------------
 
 
