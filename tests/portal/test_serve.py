@@ -57,6 +57,16 @@ def test_parts_can_run_elsewhere(serve: ServerProcess) -> None:
     assert process.wait(10) == 0
 
 
+def test_portal_is_up_while_openvpn_and_its_address_are_not(serve: ServerProcess) -> None:
+    values = {"VPN": "openvpn", "VPN_NETWORK": "10.231.0.0/20", "VPN_REMOTE": "vpn.example.com"}
+    process = serve.start("--no-worker", "--no-keeper", MACHINE_API_BIND="10.231.0.1:0", **values)
+    public, _ = serve.until_ready()
+    assert _status(public, "/accounts/login/")[0] == 200
+    assert "http://10.231.0.1:" in serve.log.read_text()
+    process.terminate()
+    assert process.wait(10) == 0
+
+
 @pytest.mark.parametrize("setting", ["PUBLIC_BIND", "MACHINE_API_BIND"])
 def test_taken_port_is_one_sentence_and_a_failure(serve: ServerProcess, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -33,6 +33,7 @@ MACHINES = "portal.machine_asgi:application"
 # Database work of the WebSockets, keepers and long polls; each thread has a connection of its own.
 _DATABASE_THREADS = 24
 _STOP_TIMEOUT_S = 20.0
+_IP_FREEBIND = 15  # Linux; Python's socket module has no name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,10 @@ class Command(BaseCommand):
         with contextlib.ExitStack() as stack:
             faces = [(PUBLIC, stack.enter_context(_listen("PUBLIC_BIND", settings.PUBLIC_BIND)))]
             if parts.machine_api:
-                faces.append((MACHINES, stack.enter_context(_listen("MACHINE_API_BIND", settings.MACHINE_API_BIND))))
+                # The VPN's address is there while OpenVPN runs; the portal does not wait for that.
+                comes = settings.VPN == "openvpn"
+                listener = _listen("MACHINE_API_BIND", settings.MACHINE_API_BIND, address_comes=comes)
+                faces.append((MACHINES, stack.enter_context(listener)))
             process = stack.enter_context(SignOfLife()).name if parts.worker or parts.keeper else ""
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -186,12 +190,24 @@ def _configuration(application: str) -> uvicorn.Config:
     )
 
 
-def _listen(name: str, address: tuple[str, int]) -> socket.socket:
-    """A listening socket; raises CommandError that says which setting to change."""
+def _listen(name: str, address: tuple[str, int], *, address_comes: bool = False) -> socket.socket:
+    """A listening socket; raises CommandError that says which setting to change.
+
+    `address_comes`: it need not be this computer's yet (ip(7), IP_FREEBIND).
+    """
     host, port = address
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(target[:2], family=family, backlog=512)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if address_comes and family == socket.AF_INET:
+                listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            listener.bind(target[:2])
+            listener.listen(512)
+            stack.pop_all()
     except OSError as error:
         raise CommandError(
             f"Cannot listen on {host}:{port}: {_reason(error)}. Set {name} to an address that is free here."
