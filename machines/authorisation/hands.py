@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from django.db import InterfaceError, OperationalError, close_old_connections, connections
+from django.db import InterfaceError, InternalError, OperationalError, close_old_connections, connections
 
 from machines.authorisation import allow_list
 from machines.authorisation.admission import Heard, Known
@@ -33,7 +33,8 @@ _HEARD_EVERY_S = 2.0
 _ISOLATE_EVERY_S = 5.0
 # A day of a database that is away, with a few hundred machines that come and go.
 _MAX_FACTS = 100_000
-_AWAY = (OperationalError, InterfaceError)
+# The last is also what a PostgreSQL says that may only be read, as it is for a while when another one takes over.
+_AWAY = (OperationalError, InterfaceError, InternalError)
 
 
 @dataclass(frozen=True, slots=True)

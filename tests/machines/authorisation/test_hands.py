@@ -7,9 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from django.db import InternalError
 from pytest_django.fixtures import Settings
 
 from machines import identities
+from machines.authorisation import rows
+from machines.authorisation.admission import TunnelEnded
 from machines.authorisation.hands import Hands
 from machines.authorisation.server_files import ServerFiles
 from machines.models import Machine, VpnAddress
@@ -71,3 +74,21 @@ def test_revoked_machine_goes_also_when_no_file_can_be_written(hands: Hands, mon
     identities.revoke_all(machine, reason="stolen")
     one_round(hands)
     assert admitted(hands) == set()
+
+
+def test_fulfilled_wish_is_written_when_the_database_takes_rows_again(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = identities.end_tunnel_wish(new_machine("A1"), "rescue closed")
+    hands.start()
+    hands.put(TunnelEnded(wish.pk))
+
+    def only_read(*_: object) -> None:
+        raise InternalError("cannot execute UPDATE in a read-only transaction")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows.Record, "write", only_read)
+        one_round(hands)
+    one_round(hands)
+    wish.refresh_from_db()
+    assert wish.done_at is not None
