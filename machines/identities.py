@@ -22,7 +22,7 @@ from machines.addresses import allocate_address
 from machines.errors import AlreadyHandedOver, IdentityError, NotAllowed, RequestRefused
 from machines.models import Machine, TunnelEnding, User, VpnAuthority, VpnIdentity
 from machines.selectors import fleets_of, operator_of
-from machines.vpn import pki
+from machines.vpn import networks, pki
 from machines.vpn.profile import ClientProfile, ProfileError, client_profile
 from machines.vpn_health import SERVER_RENEWED_BEFORE, health, server_health
 
@@ -334,11 +334,16 @@ def tunnel_ended(wish: TunnelEnding, *, now: datetime | None = None) -> None:
 
 
 def require_admissible(machine: Machine) -> None:
-    """Raises IdentityError for a machine that is switched off or frozen."""
+    """Raises IdentityError for a machine that is switched off or frozen, or whose address is none of the VPN's."""
     if not machine.is_active:
         raise IdentityError(f"{machine.serial} is switched off. Switch it on before it gets an identity.")
     if machine.frozen_at:
         raise IdentityError(f"{machine.serial} is frozen ({machine.frozen_reason}). Unfreeze it first.")
+    if settings.VPN == "openvpn" and not networks.has_machine(machine.vpn_address, settings.VPN_NETWORK):
+        raise IdentityError(
+            f"{machine.serial} has the address {machine.vpn_address}, expected one of machines in "
+            f"{settings.VPN_NETWORK}. A manager changes it in the admin."
+        )
 
 
 def _record(

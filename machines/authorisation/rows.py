@@ -5,7 +5,6 @@ Nothing here is called by the thread that answers OpenVPN. Every write may be re
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import uuid
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ def read_wishes(now: datetime | None = None) -> Wishes:
     not admitted, and keeps no other machine from being admitted or revoked.
     """
     listed = identities.allow_list(now).machines
-    machines = {name: one for name, one in listed.items() if _is_of_this_vpn(one.address)}
+    machines = {name: one for name, one in listed.items() if networks.has_machine(one.address, settings.VPN_NETWORK)}
     _say_strays({name: one.address for name, one in listed.items() if name not in machines})
     endings = TunnelEnding.objects.filter(done_at=None).values_list("pk", "machine_id", "requested_at")
     revoked = (
@@ -172,13 +171,6 @@ def _say_strays(strays: dict[str, str]) -> None:
             )  # fmt: skip
     _strays_said.clear()
     _strays_said.update(strays)
-
-
-def _is_of_this_vpn(address: str) -> bool:
-    try:
-        return networks.is_machines(int(ipaddress.IPv4Address(address)), settings.VPN_NETWORK)
-    except ValueError:
-        return False
 
 
 def _key(pk: int) -> uuid.UUID:

@@ -38,6 +38,15 @@ def is_machines(number: int, network: Network) -> bool:
     return int(network.network_address) + RESERVED <= number < int(network.broadcast_address)
 
 
+def has_machine(address: str, network: Network) -> bool:
+    """Whether this text is an address that a machine may have in the network."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return parsed.version == network.version and is_machines(int(parsed), network)
+
+
 def machine_numbers(network: Network, *, of: Network, but: Iterable[Network] = ()) -> Iterator[int]:
     """The addresses of `network` that machines may have within `of`, in order, as numbers; those in `but` left out."""
     spans = sorted((int(one.network_address), int(one.broadcast_address)) for one in but)

@@ -205,6 +205,13 @@ def test_allow_list_has_active_machines_that_are_not_frozen_with_identities_that
     assert admitted(machine) == set()
 
 
+def test_machine_with_an_address_from_before_the_vpn_gets_no_identity() -> None:
+    machine = new_machine()
+    Machine.objects.filter(pk=machine.pk).update(vpn_address="127.64.1.0")
+    with pytest.raises(IdentityError, match=r"A1 has the address 127.64.1.0, expected one of machines in 10.77.0.0/20"):
+        identities.issue_identity(machine, now=NOW)
+
+
 def test_frozen_machine_is_admitted_nowhere_until_a_supervisor_has_looked() -> None:
     machine = new_machine()
     token = services.issue_token(machine)
