@@ -68,9 +68,10 @@ test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@$(PYTEST) tests/e2e
 
 # Three processes on however few processors: mostly they wait for lines that are silent on purpose.
+LONGEST_FIRST := $(addprefix tests/vpn/test_,lines.py crashes.py rescue.py namespaces.py)
 test-vpn: setup-test ## Behind a real OpenVPN, in network namespaces; needs root.
 	@echo "— tests, behind a real OpenVPN"
-	@$(PYTEST) -n 3 --dist loadgroup tests/vpn
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(wildcard tests/vpn/test_*.py))
 
 build: setup-test ## The front end, from static/ into static/dist.
 

@@ -1,4 +1,7 @@
-"""One installation behind a real OpenVPN for all of these tests; skipped aloud where that cannot be had."""
+"""One installation behind a real OpenVPN for all of these tests; skipped aloud where that cannot be had.
+
+The tests mostly wait: where there are several processes, each has one of its own.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,6 @@ LACKING = missing()
 PLACES = [f"A{number}" for number in range(1, 19)]
 # As in production but for two: 120 s without a sign of life, and 30 s to tell a machine that its rescue is over.
 GONE_S, TELL_S = 50, 5
-# They mostly wait: where there are several processes, each has an installation of its own.
-_GROUPS = {"test_lines": "vpn-lines", "test_rescue": "vpn-rescues", "test_crashes": "vpn-rescues"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vpn)
-            item.add_marker(pytest.mark.xdist_group(_GROUPS.get(item.path.stem, "vpn")))
             if LACKING:
                 item.add_marker(pytest.mark.skip(reason=f"a real OpenVPN {LACKING}"))
 
