@@ -27,7 +27,7 @@ class ImportForm(forms.Form):
     """The file; profiles are offered where there is a VPN to make them for."""
 
     file = forms.FileField(widget=forms.ClearableFileInput(attrs={"accept": ".csv,text/csv"}))
-    with_profiles = forms.BooleanField(required=False)
+    with_profiles = forms.BooleanField(required=False, initial=True)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

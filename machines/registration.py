@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, transaction
@@ -13,6 +14,7 @@ from machines import services
 from machines.addresses import allocate_address
 from machines.errors import NotAllowed, RegistrationRefused
 from machines.models import Machine, MachineModel, Site, User
+from machines.profile_passes import request_profile
 from machines.selectors import fleets_of, operator_of
 
 NAME_EXPECTED = (
@@ -29,14 +31,18 @@ def may_register(user: User) -> bool:
 
 
 def register(*, site: Site, model: MachineModel, serial: str, name: str, user: User) -> Machine:
-    """The new machine, with the next free address, in its site's fleet.
+    """The new machine, with the next free address, in its site's fleet; its VPN profile goes to telemetry.
 
-    Raises NotAllowed for another fleet's site, RegistrationRefused for a field that is not what it may be, and
-    NoAddressLeft.
+    Whoever enrols it by code instead ends that profile's identity by it. Raises NotAllowed for another fleet's site,
+    RegistrationRefused for a field that is not what it may be, and NoAddressLeft.
     """
     if not fleets_of(user).filter(pk=site.fleet_id).exists():
         raise NotAllowed("You can register machines in your own fleets only.")
-    return add(site=site, model=model, serial=serial, name=name, user=user)
+    with transaction.atomic():
+        machine = add(site=site, model=model, serial=serial, name=name, user=user)
+        if settings.VPN == "openvpn":
+            request_profile(machine, user=user)
+    return machine
 
 
 def add(

@@ -98,6 +98,15 @@ def test_registered_machine_has_an_address_and_a_page(alice: Client) -> None:
     assert (event.user, event.machine) == (person("Alice"), machine)
 
 
+def test_profile_of_a_registered_machine_goes_to_telemetry_by_itself(alice: Client) -> None:
+    alice.post("/machines/new/", form())
+    machine = Machine.objects.get()
+    assert not machine.vpn_identities.exists(), "nothing outside is done in a request"
+    ProfilePasses(driver=BuiltinTelemetry).run()
+    assert machine.vpn_identities.count() == 1
+    assert "Download" in alice.get(f"/machines/{machine.pk}/").content.decode()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
