@@ -33,7 +33,7 @@ from agent.processes import end_leftover
 
 log = logging.getLogger("agent.vpn")
 
-SILENCE_S = 15.0  # both ends ping every 10 s: without a byte for longer the line is not what it was
+SILENCE_S = 15.0  # both ends ping every 5 s: without a byte for longer the line is not what it was
 _NEIGHBOUR_POLL_S = 0.2
 _LEFTOVER_END_S = 3.0
 _TROUBLE_PAUSE_S = 5.0

@@ -24,6 +24,8 @@ from machines.vpn.pki import MACHINE_NAME
 
 # `keepalive 5 15` has a client send something every 5 s.
 HEARD_S = 15.0
+# Traffic is told so often, so what is told just after a newcomer's arrival may have come before it.
+REPORTED_EVERY_S = 2
 # A stranger waits until the allow list was read anew, or so long: its identity may have been issued just now.
 FRESH_LIST_S = 2.0
 # Who is told to end may say good-bye for this long; who is no longer admitted for less.
@@ -327,7 +329,7 @@ class Admission:
             if other.common_name == client.common_name and other.state is not _State.WAITING and not other.ending
         ]
         elsewhere = [rival for rival in rivals if rival.remote_address != client.remote_address]
-        if any(rival.heard.clock > client.arrived.clock for rival in elsewhere):
+        if any(rival.heard.clock > client.arrived.clock + REPORTED_EVERY_S for rival in elsewhere):
             return self._refuse(client, "vpn_duplicate", ELSEWHERE, first=elsewhere[0])
         if any(now.clock - rival.heard.clock < HEARD_S for rival in elsewhere):
             return []

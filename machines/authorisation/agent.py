@@ -19,6 +19,7 @@ from pathlib import Path
 
 from machines.authorisation import management as protocol
 from machines.authorisation.admission import (
+    REPORTED_EVERY_S,
     Admission,
     Admit,
     Alarm,
@@ -40,7 +41,6 @@ from machines.authorisation.management import Command, Management, ManagementErr
 
 logger = logging.getLogger(__name__)
 
-TRAFFIC_EVERY_S = 2
 _TICK_S = 0.25
 _RECONNECT_S = (0.1, 0.2, 0.5, 1.0)
 # OpenVPN answers at once; who does not has another management client, or hangs.
@@ -114,7 +114,7 @@ class Agent:
     def _answer(self, connection: socket.socket, stop: threading.Event) -> None:
         """Raises OSError or ManagementError when the connection is of no more use."""
         self._management = Management()
-        self._say(connection, [protocol.status(), protocol.report_traffic(TRAFFIC_EVERY_S)])
+        self._say(connection, [protocol.status(), protocol.report_traffic(REPORTED_EVERY_S)])
         connected_at = self._now().clock
         while not stop.is_set():
             ready, _, _ = select.select([connection, self._wake_out], [], [], _TICK_S)

@@ -174,6 +174,16 @@ def test_machine_on_a_new_line_gets_in_when_the_old_one_stays_silent() -> None:
     assert scene.later(words.HEARD_S) == [Admit(1, 1, "10.77.1.1")]
 
 
+def test_traffic_from_just_before_its_arrival_makes_no_thief_of_a_machine_on_a_new_line() -> None:
+    scene = Scene()
+    scene.gets_in(0)
+    assert scene.asks(1, address=AWAY) == []
+    scene.at += 1.5
+    scene.is_heard(0, 100)  # told by the round of reports that was due
+    assert scene.later(5) == []
+    assert scene.later(words.HEARD_S) == [Admit(1, 1, "10.77.1.1")]
+
+
 def test_machine_on_a_new_line_gets_in_at_once_when_the_old_one_has_gone() -> None:
     scene = Scene()
     scene.gets_in(0)
