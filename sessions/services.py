@@ -159,12 +159,29 @@ def close(
     now: datetime | None = None,
 ) -> SupportSession:
     """An operator's close; a second one by the same person changes nothing. Raises NotAllowed or SessionClosed."""
-    if not session.is_open:
-        if session.closed_by_id == user.pk:
-            return session
-        raise SessionClosed(session)
-    _require_holder(session, user, supervisor_only=outcome == EndReason.FORCED)
-    return _end(session, outcome, kind="close_requested", user=user, now=now, cause=cause, fix=fix, note=note)
+    for _ in range(5):
+        if not session.is_open:
+            if session.closed_by_id == user.pk:
+                return session
+            raise SessionClosed(session)
+        _require_holder(session, user, supervisor_only=outcome == EndReason.FORCED)
+        # Whoever lost the claim a moment ago does not end the rescue of the one who has it now.
+        still = {"operator": session.operator_id}
+        try:
+            return _end(
+                session,
+                outcome,
+                kind="close_requested",
+                user=user,
+                now=now,
+                where=still,
+                cause=cause,
+                fix=fix,
+                note=note,
+            )
+        except StateConflict:
+            session = _reload(session)
+    raise StateConflict("The rescue kept changing; try again.")
 
 
 def cancel(session: SupportSession, *, now: datetime | None = None) -> SupportSession:

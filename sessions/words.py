@@ -118,7 +118,7 @@ def event_sentence(event: SessionEvent) -> str:
         "machine_told": "The machine knows that it is over; its login is gone.",
         "machine_not_told": "The machine did not fetch the news in time.",
         "vpn_told": "The machine's tunnel was ended.",
-        "closed": "Everything is closed: gateway, tunnel, credentials.",
+        "closed": "Everything of this rescue is closed.",
     }
     return str(sentences.get(event.kind, event.kind.replace("_", " ").capitalize() + "."))
 

@@ -68,6 +68,18 @@ def test_only_the_holder_or_a_supervisor_closes_and_only_a_supervisor_by_force()
     assert services.close(session, user=sue, outcome=EndReason.FORCED).end_reason == EndReason.FORCED
 
 
+def test_close_by_who_lost_the_claim_a_moment_ago_ends_nothing() -> None:
+    alice, bob = person("Alice"), person("Bob")
+    session = services.claim(press(), user=alice)
+    as_alice_read_it = SupportSession.objects.select_related("fleet").get(pk=session.pk)
+    services.hand_over(session, to=bob, user=alice)
+
+    with pytest.raises(NotAllowed):
+        services.close(as_alice_read_it, user=alice, outcome=EndReason.RESOLVED)
+
+    assert SupportSession.objects.get(pk=session.pk).is_open
+
+
 def test_hand_over_goes_to_colleagues_only() -> None:
     alice, bob, charlie = person("Alice"), person("Bob"), person("Charlie", of="South")
     session = services.claim(press(), user=alice)
