@@ -6,7 +6,8 @@ PYTEST := $(PYTHON) -m pytest -q
 PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadgroup
 
 # What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
-NOT_ON_POSTGRES := e2e agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py
+NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py \
+	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py portal/test_serve.py portal/test_secrets_on_the_way.py
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
