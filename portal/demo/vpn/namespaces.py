@@ -55,10 +55,13 @@ class Namespaces:
     def __enter__(self) -> Namespaces:
         sweep()
         self._file = RECORDS / f"{self.tag}.json"
-        self._record = self._stack.enter_context(open(self._file, "x", encoding="utf-8"))
-        # Whoever gets this lock knows that we are dead. Programs that we start do not inherit the descriptor.
+        # Locked before a sweep can find it: whoever gets this lock knows that we are dead. Programs that we start
+        # do not inherit the descriptor.
+        beside = RECORDS / f".{self.tag}.json"
+        self._record = self._stack.enter_context(open(beside, "x", encoding="utf-8"))
         fcntl.flock(self._record, fcntl.LOCK_EX)
         self._write()
+        beside.rename(self._file)
         return self
 
     def __exit__(self, *exc: object) -> None:
