@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from django.db import transaction
@@ -21,6 +22,7 @@ from machines.models import User
 from sessions import services
 from sessions.errors import NotAllowed, SessionClosed, TicketRefused
 from sessions.models import Attachment, SupportSession
+from sessions.passes import each
 from sessions.states import OPEN_STATES, State
 
 TICKET_LIFE = timedelta(seconds=30)
@@ -95,8 +97,8 @@ def detach_stale(*, now: datetime) -> int:
     stale = Attachment.objects.filter(
         attached_at__isnull=False, detached_at=None, seen_at__lt=now - STALE_AFTER
     ).select_related("session", "user")
-    for attachment in stale:
-        detach(attachment, detail="The tunnel was not heard of any more.", now=now)
+    gone = partial(detach, detail="The tunnel was not heard of any more.", now=now)
+    each(stale, gone, "detach one who is gone")
     # Tickets that nobody used say nothing to anybody. Looking first spares an idle pass its write.
     unused = Attachment.objects.filter(attached_at=None, ticket_expires_at__lt=now - timedelta(hours=1))
     if unused.exists():
@@ -122,8 +124,8 @@ def follow_all(*, now: datetime) -> None:
         | Q(present=True, unattended_since__isnull=False)
         | Q(present=False, operator__isnull=False, unattended_since=None)
     )
-    for session_id in sessions.filter(is_wrong).values_list("pk", flat=True):
-        _follow(session_id, now=now)
+    wrong = sessions.filter(is_wrong).values_list("pk", flat=True)
+    each(wrong, partial(_follow, now=now), "put right who is at a desktop")
 
 
 def _follow(session_id: UUID, *, now: datetime) -> None:

@@ -227,9 +227,13 @@ class GatewayPasses:
         if self._swept_at and now - self._swept_at < _SWEEP_EVERY:
             return
         self._swept_at = now
-        driver = self.driver_for(settings.GATEWAY)
-        # In this order: a row is there before its gateway runs.
-        attempts = driver.running()
+        try:
+            # Before the rows are read: a row is there before its gateway runs.
+            attempts = self.driver_for(settings.GATEWAY).running()
+        except Exception as error:
+            known = isinstance(error, GatewayError)
+            logger.error("What gateways run cannot be told now: %s", error, exc_info=not known)
+            return
         if not attempts:
             return
         wanted = {str(pk) for pk in Gateway.objects.exclude(state=GatewayState.STOPPED).values_list("pk", flat=True)}

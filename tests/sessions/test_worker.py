@@ -11,6 +11,7 @@ from pytest_django.fixtures import Settings
 from machines import identities
 from machines.vpn.base import TunnelStillUp, VpnError
 from sessions import attachments, gateway_rows, services
+from sessions.gateways.base import GatewayError
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker
@@ -437,6 +438,20 @@ def test_gateway_without_a_row_is_swept(worker: Worker, driver: FakeGateways, cl
     assert list(driver.alive) == [str(gateway_of(session).pk)]
 
 
+def test_driver_that_cannot_say_what_runs_holds_up_no_ending(
+    worker: Worker, driver: FakeGateways, vpn: FakeVpn, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def running() -> list[str]:
+        raise GatewayError("The list of gateways cannot be had.")
+
+    session = press(now=clock())
+    services.cancel(fresh(session), now=clock())
+    services.machine_told(fresh(session), now=clock())
+    monkeypatch.setattr(driver, "running", running)
+    worker.run_pass()
+    assert fresh(session).state == State.CLOSED
+
+
 def test_login_left_in_an_ended_session_is_erased(worker: Worker, clock: Clock) -> None:
     session = press(now=clock())
     services.cancel(fresh(session), now=clock())
@@ -741,3 +756,27 @@ def test_presence_that_a_dying_process_did_not_write_down_is_put_right(worker: W
 
     assert fresh(session).state == State.READY
     assert fresh(session).unattended_since == clock()
+
+
+def test_one_row_that_cannot_be_put_right_does_not_hold_up_the_others(
+    worker: Worker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned, healthy, ending = press("A1", now=clock()), press("A2", now=clock.tick(1)), press("A3", now=clock())
+    worker.run_pass()
+    for session in (poisoned, healthy):
+        # As a process leaves it that dies before it has written down who left.
+        hold_desktop(session, clock)
+        SupportSession.objects.filter(pk=session.pk).update(state=State.ACTIVE)
+    services.cancel(fresh(ending), now=clock())
+    services.machine_told(fresh(ending), now=clock())
+    real = services.controllers_changed
+
+    def controllers_changed(session: SupportSession, **kwargs: object) -> SupportSession:
+        if session.pk == poisoned.pk:
+            raise ValueError("poison")
+        return real(session, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(services, "controllers_changed", controllers_changed)
+    worker.run_pass()
+    assert fresh(healthy).state == State.READY
+    assert fresh(ending).state == State.CLOSED
