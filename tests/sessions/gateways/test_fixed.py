@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pytest_django.fixtures import Settings
 
+from sessions.gateways import probe
 from sessions.gateways.base import GatewayError
 from sessions.gateways.fixed import FixedGateways
 from tests.fakes.guacd import FakeGuacd, Fault
@@ -47,7 +50,58 @@ def test_host_that_hangs_is_not_called_gone(settings: Settings, monkeypatch: pyt
         with pytest.raises(GatewayError, match="does not answer"):
             driver.describe(request.attempt_id, status.handle)
         guacd.thaw()
+        monkeypatch.setattr("sessions.gateways.fixed._FRESH_S", 0)
         assert driver.describe(request.attempt_id, status.handle).state == "ready"
+
+
+def test_hosts_that_hang_are_asked_once_for_all_their_sessions(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = probe.answers
+
+    def answers(host: str, port: int, *, timeout_s: float) -> None:
+        asked.append(port)
+        real(host, port, timeout_s=timeout_s)
+
+    with FakeGuacd() as one, FakeGuacd() as two:
+        driver = _driver(settings, one, two)
+        sessions = [(str(n), {"host": "127.0.0.1", "port": (one, two)[n % 2].port}) for n in range(20)]
+        one.freeze()
+        two.freeze()
+        monkeypatch.setattr("sessions.gateways.fixed._PROBE_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(probe, "answers", answers)
+        for attempt_id, handle in sessions:
+            with pytest.raises(GatewayError, match="does not answer"):
+                driver.describe(attempt_id, handle)
+        assert sorted(asked) == sorted([one.port, two.port])
+
+
+def test_host_that_hangs_holds_up_one_thread_only(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_asked, is_over = threading.Event(), threading.Event()
+
+    def hang(host: str, port: int, *, timeout_s: float) -> None:
+        is_asked.set()
+        assert is_over.wait(10)
+        raise TimeoutError("timed out")
+
+    with FakeGuacd() as guacd:
+        driver = _driver(settings, guacd)
+        status = driver.start(new_request())
+        assert driver.describe("one", status.handle).state == "ready"
+    monkeypatch.setattr("sessions.gateways.fixed._FRESH_S", 0)
+    monkeypatch.setattr(probe, "answers", hang)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(driver.describe, "one", status.handle)
+        try:
+            assert is_asked.wait(5)
+            is_asked.clear()
+            assert driver.describe("two", status.handle).state == "ready"
+            assert not is_asked.is_set()
+        finally:
+            is_over.set()
+        with pytest.raises(GatewayError, match="does not answer"):
+            waiting.result(5)
 
 
 @pytest.mark.parametrize("hosts", [[], ["guacd.example"], ["guacd.example:x"], [":4822"], ["guacd.example:70000"]])
