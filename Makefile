@@ -2,8 +2,9 @@
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest -q
-# One process a core, two at most: the tests with real desktops need the processor too.
-PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadgroup
+# One process a core, two at most: the tests with real desktops need the processor too. Whole files, since some have
+# machines at fixed addresses.
+PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadfile
 
 # What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
 NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py \

@@ -389,7 +389,6 @@ def status_of(url: str) -> int:
 
 @pytest.mark.real
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("demo")  # all of them have the same machines' addresses
 class TestRunning:
     def test_help_pressed_in_a_terminal_has_its_desktop_held_and_the_end_leaves_nothing(self, tmp_path: Path) -> None:
         demo = Demo(tmp_path)

@@ -26,8 +26,6 @@ from tests.machines.authorisation.bed import Bed, said, text, until
 
 pytestmark = [
     pytest.mark.real,
-    # One after the other: some are about seconds.
-    pytest.mark.xdist_group("authorisation"),
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(bool(beds.missing()), reason=f"a real OpenVPN in namespaces {beds.missing()}"),
 ]
