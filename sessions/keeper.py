@@ -176,6 +176,7 @@ class Keeper:
         self._in_thread = in_thread
         self._said = ""  # an operator reads once what goes wrong the same way again and again
         self._refusals = 0
+        self._renewals = 0  # of the login that was refused
 
     async def run(self) -> None:
         """Connects, holds, connects again; whatever goes wrong is noted and tried again until the session ends."""
@@ -199,6 +200,8 @@ class Keeper:
 
     async def _keep(self, target: Target) -> float:
         """One connection from its beginning to its end; how long it was held, in seconds, 0 if it never came."""
+        if target.renewals != self._renewals:
+            self._refusals, self._renewals = 0, target.renewals
         try:
             desktop = await Desktop.open(target.host, target.port, target.connection.handshake, self._limits)
         except DesktopGone as gone:

@@ -16,7 +16,7 @@ from django.db.models import Q
 from sessions import services
 from sessions.connection import Connection, connection_for
 from sessions.errors import SessionClosed, StateConflict
-from sessions.models import Gateway, GuacamoleConnection, SupportSession
+from sessions.models import Gateway, GuacamoleConnection, SessionEvent, SupportSession
 from sessions.states import OPEN_STATES, GatewayState, State
 
 LEASE = timedelta(seconds=20)
@@ -38,6 +38,7 @@ class Target:
     host: str
     port: int
     connection: Connection
+    renewals: int = 0  # how often the machine has sent a new login
 
 
 def take(owner: str, *, now: datetime) -> set[UUID]:
@@ -64,8 +65,10 @@ def prepare(gateway_id: UUID, owner: str, *, now: datetime) -> Target | None:
             return None
         _end_connections(gateway.session, status=None, detail="Its keeper went away.", now=now)
         _take_back(gateway.session, detail="The keeper of the desktop went away.", notice=LOST, now=now)
+    # Before the login is read: a count that is too low is put right at the next try, one too high never.
+    renewals = SessionEvent.objects.filter(session=gateway.session_id, kind="login_renewed").count()
     connection = connection_for(gateway.session)
-    return Target(gateway.host, gateway.port, connection) if connection else None
+    return Target(gateway.host, gateway.port, connection, renewals) if connection else None
 
 
 def opened(gateway_id: UUID, owner: str, connection: Connection, connection_id: str, *, now: datetime) -> bool:

@@ -12,6 +12,7 @@ from machines.models import MachineModel
 from sessions import gateway_rows, services
 from sessions.connection import NotConnectable, connection_for, profile_for
 from sessions.models import ConnectionProfile, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
+from sessions.services import RdpLogin
 from sessions.states import EndReason, State
 from tests.fakes.guacd import FakeGuacd, Fault, instruction
 from tests.sessions.keeping import again, give_gateway, keeping, rescue, until, until_state
@@ -138,6 +139,18 @@ def test_new_login_of_the_machine_is_used_at_the_next_try(guacd: FakeGuacd) -> N
         guacd.wait_until(lambda: guacd.connections[-1].arguments.get("password") == "second")
         guacd.fault = Fault.NONE
         until_state(session, State.READY)
+
+
+def test_renewed_login_refused_twice_brings_the_deadline_nearer_again(guacd: FakeGuacd) -> None:
+    guacd.fault = Fault.BAD_LOGIN
+    session = rescue(guacd.port)
+    with keeping():
+        until(lambda: again(session).gateway_due_at < session.gateway_due_at, "the deadline is nearer")
+        renewed = services.renew_login(again(session), RdpLogin("once", "second"), now=timezone.now())
+        assert (renewed.gateway_due_at - timezone.now()).total_seconds() > 60
+        until(lambda: again(session).gateway_due_at < renewed.gateway_due_at, "the deadline is nearer again")
+        tried = [one.arguments.get("password") for one in guacd.connections]
+        assert tried.count("second") >= 2
 
 
 def test_gateway_where_nobody_listens_is_told_and_tried_again(guacd: FakeGuacd) -> None:
