@@ -15,7 +15,7 @@ from django.db.models import F, Q, QuerySet
 
 from machines import identities
 from machines.vpn.base import AddressError, TunnelStillUp, VpnDriver, VpnError, get_driver
-from sessions import attachments, services
+from sessions import attachments, keeper_rows, services
 from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.passes import each
 from sessions.reach_passes import ReachPasses
@@ -165,6 +165,8 @@ class EndingPasses:
 def _why_no_desktop(session: SupportSession) -> tuple[EndReason, str]:
     failure = SessionEvent.objects.filter(session=session, kind="attempt_failed").order_by("-at", "-id").first()
     detail = str(failure.detail.get("detail", "")) if failure else ""
+    if detail.startswith((keeper_rows.HANGS, keeper_rows.NO_ANSWER)):
+        return EndReason.GATEWAY_FAILED, detail
     last_status = (
         GuacamoleConnection.objects.filter(session=session, closed_at__isnull=False)
         .order_by("-opened_at")

@@ -34,13 +34,18 @@ InThread = Callable[..., Awaitable[Any]]
 _NOP = encode("nop").encode()
 _DISCONNECT = encode("disconnect").encode()
 _READ_BYTES = 65_536
+# So often in a row may guacd say nothing; then the session gets another one.
+_MAX_SILENCES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Time limits in seconds; tests use shorter ones."""
 
-    connect_s: float = 5.0
+    connect_s: float = 4.0
+    # guacd starts a process before it says the first word, and then knows nothing of the machine yet. Such a time,
+    # a desktop's silence and the delay between make less than the 20 s in which a gateway that hangs is replaced.
+    first_word_s: float = 4.0
     handshake_s: float = 10.0
     # A machine far away, over a poor link, may take long to log in.
     first_frame_s: float = 25.0
@@ -57,6 +62,10 @@ class DesktopGone(Exception):
         super().__init__(detail)
         self.detail = detail
         self.status = status
+
+
+class GatewayMute(DesktopGone):
+    """guacd said nothing at all: whatever it is, it is not the machine's fault."""
 
 
 class Desktop:
@@ -76,7 +85,7 @@ class Desktop:
             async with asyncio.timeout(limits.connect_s):
                 reader, writer = await asyncio.open_connection(host, port)
         except (OSError, TimeoutError) as error:
-            raise DesktopGone(f"The gateway does not answer: {error or 'time-out'}.") from error
+            raise GatewayMute(f"{keeper_rows.NO_ANSWER}: {error or 'time-out'}.") from error
         desktop = cls(reader, writer, limits)
         try:
             await desktop._shake_hands(handshake)
@@ -104,9 +113,11 @@ class Desktop:
         self._writer.transport.abort()
 
     async def _shake_hands(self, handshake: Handshake) -> None:
+        self._writer.write(handshake.start())
+        data = await self._first_word()
         try:
             async with asyncio.timeout(self._limits.handshake_s):
-                self._writer.write(handshake.start())
+                self._writer.write(handshake.receive(data))
                 while not handshake.done:
                     data = await self._reader.read(_READ_BYTES)
                     if not data:
@@ -119,6 +130,16 @@ class Desktop:
         except (RemoteProtocolError, OSError) as error:
             raise DesktopGone(f"The gateway does not speak Guacamole's protocol as expected: {error}.") from error
         self.connection_id = handshake.connection_id
+
+    async def _first_word(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.first_word_s):
+                data = await self._reader.read(_READ_BYTES)
+        except (OSError, TimeoutError) as error:
+            raise GatewayMute(f"{keeper_rows.NO_ANSWER}: {error or 'it was silent'}.") from error
+        if not data:
+            raise GatewayMute(f"{keeper_rows.NO_ANSWER}: it hung up.")
+        return data
 
     async def _wait_for_frame(self, data: bytes) -> None:
         try:
@@ -133,7 +154,8 @@ class Desktop:
             async with asyncio.timeout(timeout_s):
                 data = await self._reader.read(_READ_BYTES)
         except TimeoutError as error:
-            raise DesktopGone(f"The gateway was silent for {timeout_s:.0f} s.") from error
+            # guacd itself says `nop` every 5 s.
+            raise GatewayMute(f"The gateway was silent for {timeout_s:.0f} s.") from error
         except OSError as error:
             raise DesktopGone("The gateway broke off the connection.") from error
         if not data:
@@ -177,6 +199,7 @@ class Keeper:
         self._said = ""  # an operator reads once what goes wrong the same way again and again
         self._refusals = 0
         self._renewals = 0  # of the login that was refused
+        self._silences = 0  # so often in a row guacd said nothing
 
     async def run(self) -> None:
         """Connects, holds, connects again; whatever goes wrong is noted and tried again until the session ends."""
@@ -205,7 +228,12 @@ class Keeper:
         try:
             desktop = await Desktop.open(target.host, target.port, target.connection.handshake, self._limits)
         except DesktopGone as gone:
-            await self._note(_without_desktop(target, gone), gone.status)
+            self._silences = self._silences + 1 if isinstance(gone, GatewayMute) else 0
+            if self._silences >= _MAX_SILENCES:
+                logger.warning("Gateway %s hangs and is given up: %s", self.gateway_id, gone.detail)
+                await self._write(keeper_rows.give_up, detail=gone.detail)
+            else:
+                await self._note(_without_desktop(target, gone), gone.status)
             return 0.0
         since = time.monotonic()
         holding = asyncio.create_task(desktop.hold())
@@ -213,11 +241,12 @@ class Keeper:
             opened = await self._write(keeper_rows.opened, target.connection, desktop.connection_id)
             if not opened:
                 return 0.0
-            self._said, self._refusals = "", 0
+            self._said, self._refusals, self._silences = "", 0, 0
             logger.info("Gateway %s: the desktop is held", self.gateway_id)
             await asyncio.shield(holding)
         except DesktopGone as gone:
             logger.warning("Gateway %s: the desktop was lost: %s", self.gateway_id, gone.detail)
+            self._silences = int(isinstance(gone, GatewayMute))
             await self._until_written(keeper_rows.lost, status=gone.status, detail=gone.detail)
         finally:
             holding.cancel()
@@ -233,6 +262,8 @@ class Keeper:
             return
         logger.warning("Gateway %s: no desktop yet: %s", self.gateway_id, detail)
         notice = keeper_rows.REFUSED if is_refusal else keeper_rows.TRYING
+        if self._silences:
+            notice = f"{keeper_rows.NO_ANSWER}. It is being tried again."
         await self._write(keeper_rows.failed, detail=detail[:500], notice=notice, is_final=is_final)
         self._said = detail
 
@@ -266,6 +297,8 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 def _without_desktop(target: Target, gone: DesktopGone) -> str:
     """What was tried, and what came of it: to guacd 1.3 a wrong password and a dead machine look the same."""
     place = f"{target.connection.hostname} port {target.connection.port}"
+    if isinstance(gone, GatewayMute):
+        return gone.detail
     if gone.status == Status.CLIENT_UNAUTHORIZED:
         return f"The machine at {place} refused its own one-off login. {gone.detail}"
     if gone.status is not None or gone.detail == "The gateway hung up.":

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q
 
-from sessions import services
+from sessions import gateway_rows, services
 from sessions.connection import Connection, connection_for
 from sessions.errors import SessionClosed, StateConflict
 from sessions.models import Gateway, GuacamoleConnection, SessionEvent, SupportSession
@@ -25,6 +25,8 @@ _RENEW_WITHIN = timedelta(seconds=15)
 LOST = "The connection to the machine was lost. It is being brought back."
 TRYING = "The machine's screen does not come yet. It is being tried again."
 REFUSED = "The machine refused its own one-off login. It is being tried again."
+HANGS = "The gateway hangs."
+NO_ANSWER = "The gateway does not answer"
 RESTARTING = "The server restarts. The screen comes back by itself."
 
 # A login refused twice does not get better by itself: this is the time for the machine to send a new one.
@@ -105,6 +107,17 @@ def failed(gateway_id: UUID, owner: str, *, detail: str, notice: str, is_final: 
             return
         due_at = min(gateway.session.gateway_due_at, now + REFUSED_DEADLINE) if is_final else None
         services.note_attempt(gateway.session, detail=detail, notice=notice, due_at=due_at, now=now)
+
+
+def give_up(gateway_id: UUID, owner: str, *, detail: str, now: datetime) -> None:
+    """The gateway's process lives, but says nothing: the worker stops it, and the session gets another one."""
+    with transaction.atomic():
+        gateway = _kept(gateway_id, owner)
+        if gateway is None or not gateway_rows.give_up(gateway, failure=f"{HANGS} {detail}", now=now):
+            return
+        if gateway.session.state == State.STARTING:
+            notice = f"{HANGS} A new one is starting."
+            services.note_attempt(gateway.session, detail=f"{HANGS} {detail}", notice=notice, due_at=None, now=now)
 
 
 def let_go(gateway_id: UUID, owner: str, *, detail: str, notice: str, now: datetime) -> None:

@@ -25,8 +25,9 @@ _numbers = itertools.count(1)
 
 # All that a keeper waits for, fast.
 FAST = Limits(
-    connect_s=2, handshake_s=1, first_frame_s=1, nop_every_s=0.2, silence_s=1.5, first_delay_s=0.05, longest_delay_s=0.2
-)
+    connect_s=2, first_word_s=0.5, handshake_s=1, first_frame_s=1, nop_every_s=0.2, silence_s=1.5, first_delay_s=0.05,
+    longest_delay_s=0.2,
+)  # fmt: skip
 
 
 def give_gateway(session: SupportSession, port: int, *, host: str = "127.0.0.1") -> Gateway:

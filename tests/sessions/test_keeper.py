@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,11 +12,12 @@ from django.utils import timezone
 from machines.models import MachineModel
 from sessions import gateway_rows, services
 from sessions.connection import NotConnectable, connection_for, profile_for
+from sessions.keeper import Limits
 from sessions.models import ConnectionProfile, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.services import RdpLogin
-from sessions.states import EndReason, State
+from sessions.states import EndReason, GatewayState, State
 from tests.fakes.guacd import FakeGuacd, Fault, instruction
-from tests.sessions.keeping import again, give_gateway, keeping, rescue, until, until_state
+from tests.sessions.keeping import FAST, again, give_gateway, keeping, rescue, until, until_state
 from tests.sessions.rescues import PASSWORD, fleet, machine, press
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -156,10 +158,54 @@ def test_renewed_login_refused_twice_brings_the_deadline_nearer_again(guacd: Fak
 def test_gateway_where_nobody_listens_is_told_and_tried_again(guacd: FakeGuacd) -> None:
     guacd.kill()
     session = rescue(guacd.port)
-    with keeping():
+    with keeping(limits=replace(FAST, first_delay_s=1, longest_delay_s=1)):
         until(lambda: _attempts(session), "it is told")
         guacd.restart()
         until_state(session, State.READY)
+
+
+@pytest.mark.parametrize("way", ["silent", "hangs up", "not there"])
+def test_gateway_that_says_nothing_twice_is_given_up_and_named(guacd: FakeGuacd, way: str) -> None:
+    guacd.fault = Fault.SILENT if way == "silent" else Fault.HANG_UP
+    if way == "not there":
+        guacd.kill()
+    session = rescue(guacd.port)
+    with keeping():
+        until(lambda: Gateway.objects.get(session=session).state == GatewayState.STOPPING, "it is given up")
+        assert Gateway.objects.get(session=session).failure.startswith("The gateway hangs. ")
+        assert again(session).notice == "The gateway hangs. A new one is starting."
+        with FakeGuacd() as second:
+            give_gateway(again(session), second.port)
+            until_state(session, State.READY)
+    first, last = _attempts(session)
+    assert first.startswith("The gateway does not answer: ") and last.startswith("The gateway hangs. ")
+
+
+def test_gateway_that_hangs_with_its_desktop_is_given_up_at_the_next_silence(guacd: FakeGuacd) -> None:
+    session = rescue(guacd.port)
+    with keeping():
+        until_state(session, State.READY)
+        guacd.freeze()
+        until(lambda: Gateway.objects.get(session=session).state == GatewayState.STOPPING, "it is given up")
+        assert len(guacd.connections) <= 2
+        assert again(session).state == State.STARTING
+        guacd.thaw()
+
+
+def test_gateway_that_hangs_is_noticed_within_twenty_seconds() -> None:
+    limits = Limits()
+    longest_delay_s = 1.2 * 2 * limits.first_delay_s
+    assert limits.silence_s + longest_delay_s + max(limits.connect_s, limits.first_word_s) < 20
+    assert 2 * (max(limits.connect_s, limits.first_word_s) + longest_delay_s) < 20
+
+
+def test_gateway_that_answers_in_between_is_kept(guacd: FakeGuacd) -> None:
+    guacd.fault = Fault.REFUSED
+    guacd.faults.extend([Fault.SILENT, Fault.REFUSED, Fault.SILENT, Fault.BAD_LOGIN, Fault.SILENT])
+    session = rescue(guacd.port)
+    with keeping():
+        guacd.wait_until(lambda: len(guacd.connections) >= 7, timeout_s=15)
+        assert Gateway.objects.get(session=session).state == GatewayState.READY
 
 
 def test_address_outside_of_the_machines_network_is_never_dialled(guacd: FakeGuacd) -> None:

@@ -128,6 +128,18 @@ def test_killed_guacd_is_replaced_and_the_desktop_comes_back(installation: str, 
     place.close(session)
 
 
+def test_hung_guacd_is_replaced_within_twenty_seconds_and_named(installation: str, place: Place) -> None:
+    session = until_state(place.press(), State.READY)
+    first = Gateway.objects.get(session=session, state=GatewayState.READY)
+    os.killpg(int(first.handle["pid"]), signal.SIGSTOP)
+    given_up = Gateway.objects.filter(pk=first.pk).exclude(state=GatewayState.READY)
+    until(given_up.exists, "it is given up", timeout_s=20)
+    assert given_up.get().failure.startswith("The gateway hangs. ")
+    session = until_state(session, State.READY, timeout_s=15)
+    assert Gateway.objects.get(session=session, state=GatewayState.READY).pk != first.pk
+    place.close(session)
+
+
 def test_wrong_login_is_told_and_a_new_one_of_the_machine_brings_the_desktop(installation: str, place: Place) -> None:
     session = place.press(password="not-the-machines-own")
     told = SessionEvent.objects.filter(session=session, kind="attempt_failed")

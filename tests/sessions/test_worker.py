@@ -10,7 +10,7 @@ from pytest_django.fixtures import Settings
 
 from machines import identities
 from machines.vpn.base import TunnelStillUp, VpnError
-from sessions import attachments, gateway_rows, services
+from sessions import attachments, gateway_rows, keeper_rows, services
 from sessions.gateways.base import GatewayError
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
@@ -543,6 +543,24 @@ def test_refused_login_is_the_reason_when_it_was_the_last_failure(
     clock.tick(settings.GATEWAY_DEADLINE_S)
     worker.run_pass()
     assert fresh(session).end_reason == EndReason.CREDENTIALS_REFUSED
+
+
+def test_gateway_that_hangs_is_replaced_and_never_blamed_on_the_machine(
+    worker: Worker, settings: Settings, clock: Clock
+) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    first = gateway_of(session)
+    assert keeper_rows.take("a keeper", now=clock()) == {first.pk}
+    keeper_rows.give_up(first.pk, "a keeper", detail="The gateway does not answer: it was silent.", now=clock())
+    worker.run_pass()
+    clock.tick(2)
+    worker.run_pass()
+    assert (gateway_of(session).attempt, gateway_of(session).state) == (2, GatewayState.READY)
+    assert fresh(session).notice == "The gateway hangs. A new one is starting."
+    clock.tick(settings.GATEWAY_DEADLINE_S)
+    worker.run_pass()
+    assert fresh(session).end_reason == EndReason.GATEWAY_FAILED
 
 
 def test_lost_desktop_that_does_not_come_back_ends_as_out_of_reach(
