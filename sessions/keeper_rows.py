@@ -31,6 +31,8 @@ RESTARTING = "The server restarts. The screen comes back by itself."
 
 # A login refused twice does not get better by itself: this is the time for the machine to send a new one.
 REFUSED_DEADLINE = timedelta(seconds=15)
+# So long a rescue whose keeper was told to stop waits for the next one.
+NO_KEEPER_DEADLINE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def prepare(gateway_id: UUID, owner: str, *, now: datetime) -> Target | None:
             return None
         _end_connections(gateway.session, status=None, detail="Its keeper went away.", now=now)
         _take_back(gateway.session, detail="The keeper of the desktop went away.", notice=LOST, now=now)
+        services.keeper_came(gateway.session, now=now)
     # Before the login is read: a count that is too low is put right at the next try, one too high never.
     renewals = SessionEvent.objects.filter(session=gateway.session_id, kind="login_renewed").count()
     connection = connection_for(gateway.session)
@@ -121,7 +124,10 @@ def give_up(gateway_id: UUID, owner: str, *, detail: str, now: datetime) -> None
 
 
 def let_go(gateway_id: UUID, owner: str, *, detail: str, notice: str, now: datetime) -> None:
-    """We keep this gateway no longer; if its session goes on, the next keeper brings the desktop back."""
+    """We keep this gateway no longer; if its session goes on, the next keeper brings the desktop back.
+
+    A new version may take minutes to start: the time for the desktop begins when that keeper is there.
+    """
     with transaction.atomic():
         session = SupportSession.objects.filter(gateways=gateway_id).get()
         given = Gateway.objects.filter(pk=gateway_id, keeper=owner).update(keeper="", keeper_until=None)
@@ -130,6 +136,7 @@ def let_go(gateway_id: UUID, owner: str, *, detail: str, notice: str, now: datet
         _end_connections(session, status=None, detail=detail, now=now, gateway_id=gateway_id)
         if Gateway.objects.filter(pk=gateway_id, state=GatewayState.READY).exists():
             _take_back(session, detail=detail, notice=notice, now=now)
+            services.wait_for_keeper(session, until=now + NO_KEEPER_DEADLINE)
 
 
 def _kept(gateway_id: UUID, owner: str) -> Gateway | None:

@@ -236,6 +236,18 @@ def desktop_lost(session: SupportSession, *, detail: str, notice: str, now: date
     )  # fmt: skip
 
 
+def wait_for_keeper(session: SupportSession, *, until: datetime) -> None:
+    """Nobody is at work on a desktop that is wanted: its time runs from `keeper_came` on, or is over at `until`."""
+    SupportSession.objects.filter(pk=session.pk, state=State.STARTING).update(gateway_due_at=until)
+
+
+def keeper_came(session: SupportSession, *, now: datetime) -> None:
+    """Ends what `wait_for_keeper` began; a deadline that runs already stays as it is."""
+    longest = timedelta(seconds=max(settings.GATEWAY_DEADLINE_S, settings.MACHINE_GONE_S))
+    waiting = SupportSession.objects.filter(pk=session.pk, state=State.STARTING, gateway_due_at__gt=now + longest)
+    waiting.update(gateway_due_at=now + timedelta(seconds=settings.MACHINE_GONE_S))
+
+
 def controllers_changed(session: SupportSession, *, present: bool, now: datetime) -> SupportSession:
     """ready ⇄ active, as an operator's first screen comes or the last one goes; other states stay as they are."""
     wanted, old = (State.ACTIVE, State.READY) if present else (State.READY, State.ACTIVE)

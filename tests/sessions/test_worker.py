@@ -563,6 +563,41 @@ def test_gateway_that_hangs_is_replaced_and_never_blamed_on_the_machine(
     assert fresh(session).end_reason == EndReason.GATEWAY_FAILED
 
 
+@pytest.mark.parametrize("had_desktop", [True, False])
+def test_minutes_without_any_keeper_are_no_part_of_the_time_for_a_desktop(
+    worker: Worker, settings: Settings, clock: Clock, had_desktop: bool
+) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    gateway = gateway_of(session)
+    keeper_rows.take("old", now=clock())
+    if had_desktop:
+        hold_desktop(session, clock)
+    keeper_rows.let_go(gateway.pk, "old", detail="told to stop", notice=keeper_rows.RESTARTING, now=clock())
+    clock.tick(settings.MACHINE_GONE_S * 3)
+    worker.run_pass()
+    assert fresh(session).state == State.STARTING
+    keeper_rows.take("new", now=clock())
+    for left in (settings.MACHINE_GONE_S, 10):
+        assert keeper_rows.prepare(gateway.pk, "new", now=clock()), "it is tried"
+        assert fresh(session).gateway_due_at == clock() + timedelta(seconds=left), "each try has the same deadline"
+        clock.tick(settings.MACHINE_GONE_S - 10 if left > 10 else 10)
+    worker.run_pass()
+    assert fresh(session).end_reason == EndReason.MACHINE_UNREACHABLE
+
+
+def test_rescue_whose_keeper_never_comes_back_ends(worker: Worker, clock: Clock) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    keeper_rows.take("old", now=clock())
+    hold_desktop(session, clock)
+    keeper_rows.let_go(gateway_of(session).pk, "old", detail="told to stop", notice=keeper_rows.RESTARTING, now=clock())
+    services.claim(fresh(session), user=person("Alice"), now=clock())
+    clock.tick(keeper_rows.NO_KEEPER_DEADLINE.total_seconds())
+    worker.run_pass()
+    assert not fresh(session).is_open
+
+
 def test_lost_desktop_that_does_not_come_back_ends_as_out_of_reach(
     worker: Worker, settings: Settings, clock: Clock
 ) -> None:
