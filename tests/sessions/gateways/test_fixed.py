@@ -10,7 +10,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from sessions.gateways import probe
-from sessions.gateways.base import GatewayError
+from sessions.gateways.base import GatewayError, Handle
 from sessions.gateways.fixed import FixedGateways
 from tests.fakes.guacd import FakeGuacd, Fault
 from tests.sessions.gateways.conftest import new_request
@@ -66,14 +66,14 @@ def test_hosts_that_hang_are_asked_once_for_all_their_sessions(
 
     with FakeGuacd() as one, FakeGuacd() as two:
         driver = _driver(settings, one, two)
-        sessions = [(str(n), {"host": "127.0.0.1", "port": (one, two)[n % 2].port}) for n in range(20)]
+        handles: list[Handle] = [{"host": "127.0.0.1", "port": (one, two)[n % 2].port} for n in range(20)]
         one.freeze()
         two.freeze()
         monkeypatch.setattr("sessions.gateways.fixed._PROBE_TIMEOUT_S", 0.1)
         monkeypatch.setattr(probe, "answers", answers)
-        for attempt_id, handle in sessions:
+        for n, handle in enumerate(handles):
             with pytest.raises(GatewayError, match="does not answer"):
-                driver.describe(attempt_id, handle)
+                driver.describe(str(n), handle)
         assert sorted(asked) == sorted([one.port, two.port])
 
 
