@@ -2,9 +2,9 @@
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest -q
-# One process a core, two at most: the tests with real desktops need the processor too. Whole files, since some have
+# Two processes a core, four at most: they wait for real programs more than they compute. Whole files, since some have
 # machines at fixed addresses.
-PARALLEL := -n $(shell n=$$(nproc); [ $$n -gt 2 ] && n=2; echo $$n) --dist loadfile
+PARALLEL := -n $(shell n=$$(($$(nproc) * 2)); [ $$n -gt 4 ] && n=4; echo $$n) --dist loadfile
 
 # What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
 NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py \
