@@ -92,6 +92,7 @@ def test_code_goes_from_the_screen_when_its_time_is_up(sign_in: SignIn) -> None:
     alice.visit(f"/machines/{machine.pk}/")
     alice.page.get_by_role("button", name="Enrolment code").click()
     expect(alice.page.locator("[data-code]")).to_be_visible()
+    expect(alice.page.locator("[data-left]")).to_have_text(re.compile(r"1[45]:\d\d"))  # the page counts
     alice.page.clock.fast_forward("16:00")
     expect(alice.page.locator("[data-over]")).to_contain_text("This code's time is up")
     expect(alice.page.locator("[data-code]")).to_be_hidden()
