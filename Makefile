@@ -8,7 +8,8 @@ PARALLEL := -n $(shell n=$$(($$(nproc) * 2)); [ $$n -gt 4 ] && n=4; echo $$n) --
 
 # What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
 NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py \
-	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py portal/test_serve.py portal/test_secrets_on_the_way.py
+	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py portal/test_serve.py portal/test_secrets_on_the_way.py \
+	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py)
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
@@ -48,7 +49,7 @@ press: ## Presses help on a machine of the running demo, IT-0042 or as in MACHIN
 line: ## Makes a machine's line to the VPN good, slow, lossy or dead: make line MACHINE=IT-0042 LINE=dead
 	@$(PYTHON) -m portal.demo.vpn.lines tell "$(VPN_STATE)/demo/lines.sock" "$(MACHINE)" "$(LINE)"
 
-test: setup-test lint test-unit test-postgres test-e2e test-vpn ## Installs what is missing and runs all of the tests.
+test: setup-test lint test-unit test-postgres test-whole ## Installs what is missing and runs all of the tests.
 
 lint: setup-test ## Style, types and known weaknesses.
 	@echo "— style and types"
@@ -65,15 +66,20 @@ test-postgres: setup-test ## Those that use the database once more, on a Postgre
 	@echo "— tests, on PostgreSQL"
 	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) $(addprefix --ignore tests/,$(NOT_ON_POSTGRES))
 
+# Three processes on however few processors: mostly they wait for lines that are silent on purpose.
+WHOLE := $(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder
+LONGEST_FIRST := $(addprefix tests/vpn/test_,lines.py crashes.py rescue.py namespaces.py)
+SHORTER := $(filter-out $(LONGEST_FIRST),$(wildcard tests/vpn/test_*.py))
+
+test-whole: setup-test ## End to end, and the same behind a real OpenVPN (which needs root).
+	@echo "— tests, end to end, and behind a real OpenVPN"
+	@$(WHOLE) $(LONGEST_FIRST) $(wildcard tests/e2e/test_*.py) $(SHORTER)
+
 test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
-	@echo "— tests, end to end"
 	@$(PYTEST) tests/e2e
 
-# Three processes on however few processors: mostly they wait for lines that are silent on purpose.
-LONGEST_FIRST := $(addprefix tests/vpn/test_,lines.py crashes.py rescue.py namespaces.py)
 test-vpn: setup-test ## Behind a real OpenVPN, in network namespaces; needs root.
-	@echo "— tests, behind a real OpenVPN"
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(wildcard tests/vpn/test_*.py))
+	@$(WHOLE) $(LONGEST_FIRST) $(SHORTER)
 
 build: setup-test ## The front end, from static/ into static/dist.
 
