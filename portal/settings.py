@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from machines.vpn import networks
 from portal.environment import Environment, SettingError
 from portal.origins import canonical
+from portal.static_headers import keep_while_asking
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -317,6 +318,7 @@ STATICFILES_DIRS = [BASE_DIR / "static" / "dist"]
 STATIC_ROOT = STATE_DIR / "static"
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
+WHITENOISE_ADD_HEADERS_FUNCTION = keep_while_asking
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

@@ -66,6 +66,11 @@ def session_for(user: User, session_id: UUID | str) -> SupportSession | None:
     return sessions_for(user).filter(pk=session_id).first()
 
 
+def session_to_change(user: User, session_id: UUID | str) -> SupportSession | None:
+    """As `session_for`, without what only a card needs: for calls that change it and read it again to answer."""
+    return sessions_for(user).prefetch_related(None).filter(pk=session_id).first()
+
+
 def card(session: SupportSession, *, viewer: User) -> dict[str, Any]:
     """One rescue as `viewer` may see it; JSON values only. `session` comes from `sessions_for`."""
     return _card(session, viewer, fleet_selectors.operator_of(viewer))

@@ -110,7 +110,7 @@ class RescueView(PersonalView):
 
     def rescue(self, request: Request, session_id: UUID) -> SupportSession:
         """Raises Http404 also for what belongs to another fleet (T22)."""
-        session = selectors.session_for(person_of(request), session_id)
+        session = selectors.session_to_change(person_of(request), session_id)
         if session is None:
             raise Http404
         return session
@@ -122,8 +122,12 @@ class RescueView(PersonalView):
         return values
 
     def card(self, request: Request, session_id: UUID) -> Response:
-        """The rescue as it is now, read again."""
-        return Response(selectors.card(self.rescue(request, session_id), viewer=person_of(request)))
+        """The rescue as it is now, read again. Raises Http404 as `rescue` does."""
+        user = person_of(request)
+        session = selectors.session_for(user, session_id)
+        if session is None:
+            raise Http404
+        return Response(selectors.card(session, viewer=user))
 
 
 class SessionView(RescueView):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -288,3 +289,11 @@ def test_no_page_promises_a_mail_that_is_never_sent(alice: Client, address: str)
     page = alice.get(address, follow=True).content.decode()
     assert "/password/reset/" not in page
     assert "action_send" not in page
+
+
+def test_script_that_is_kept_is_used_while_the_new_one_is_asked_for(settings: Any, tmp_path: Path) -> None:
+    settings.STATICFILES_DIRS, settings.WHITENOISE_AUTOREFRESH = [tmp_path], True
+    (tmp_path / "rescue.js").write_text("// nothing")
+    response = Client().get("/static/rescue.js")
+    assert response.status_code == 200
+    assert response["Cache-Control"] == "max-age=60, stale-while-revalidate=600, public"
