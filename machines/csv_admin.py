@@ -16,6 +16,7 @@ from django.urls import URLPattern, path
 from machines import csv_machines
 from machines.csv_machines import COLUMNS, ROWS_LIMIT, SIZE_LIMIT, CsvRefused
 from machines.models import Machine, User
+from machines.vpn.base import has_vpn
 
 if TYPE_CHECKING:
     _Base = admin.ModelAdmin[Machine]
@@ -31,7 +32,7 @@ class ImportForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not csv_machines.has_vpn():
+        if not has_vpn():
             del self.fields["with_profiles"]
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from machines import enrolment, registration, services
+from machines import registration, services
 from machines.addresses import allocate_addresses
 from machines.errors import FleetError, RegistrationRefused
 from machines.models import Fleet, Machine, MachineModel, Site, User, serial_validator
@@ -113,11 +113,6 @@ def export_machines(machines: Iterable[Machine]) -> str:
 def escaped(cell: str) -> str:
     """The cell, with an apostrophe before what a spreadsheet would run."""
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
-def has_vpn() -> bool:
-    """Whether there is a VPN to make profiles for."""
-    return enrolment.has_vpn()
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, dict[str, str]]]:

@@ -25,6 +25,7 @@ from machines import identities, services
 from machines.errors import EnrolmentRefused, IdentityError, NoVpn, RequestRefused
 from machines.models import EnrolmentCode, Machine, MachineToken, User
 from machines.vpn import pki
+from machines.vpn.base import has_vpn
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,6 @@ class IssuedCode:
     def address(self) -> str:
         """What the QR picture holds; browsers and agents keep what stands after # to themselves."""
         return f"{settings.PUBLIC_ORIGINS[0]}/enrol/#{self.text}"
-
-
-def has_vpn() -> bool:
-    """Whether this installation has a VPN that machines join."""
-    return bool(settings.VPN == "openvpn")
 
 
 def require_vpn() -> None:

@@ -23,6 +23,7 @@ from machines.errors import AlreadyHandedOver, IdentityError, NotAllowed, Reques
 from machines.models import Machine, TunnelEnding, User, VpnAuthority, VpnIdentity
 from machines.selectors import fleets_of, operator_of
 from machines.vpn import networks, pki
+from machines.vpn.base import has_vpn
 from machines.vpn.profile import ClientProfile, ProfileError, client_profile
 from machines.vpn_health import SERVER_RENEWED_BEFORE, health, server_health
 
@@ -339,7 +340,7 @@ def require_admissible(machine: Machine) -> None:
         raise IdentityError(f"{machine.serial} is switched off. Switch it on before it gets an identity.")
     if machine.frozen_at:
         raise IdentityError(f"{machine.serial} is frozen ({machine.frozen_reason}). Unfreeze it first.")
-    if settings.VPN == "openvpn" and not networks.has_machine(machine.vpn_address, settings.VPN_NETWORK):
+    if has_vpn() and not networks.has_machine(machine.vpn_address, settings.VPN_NETWORK):
         raise IdentityError(
             f"{machine.serial} has the address {machine.vpn_address}, expected one of machines in "
             f"{settings.VPN_NETWORK}. A manager changes it in the admin."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, transaction
@@ -16,6 +15,7 @@ from machines.errors import NotAllowed, RegistrationRefused
 from machines.models import Machine, MachineModel, Site, User
 from machines.profile_passes import request_profile
 from machines.selectors import fleets_of, operator_of
+from machines.vpn.base import has_vpn
 
 NAME_EXPECTED = (
     "A name has up to 80 letters, digits, blanks and the marks , . ' ( ) & # : + / ° _ -, and begins with a letter or "
@@ -40,7 +40,7 @@ def register(*, site: Site, model: MachineModel, serial: str, name: str, user: U
         raise NotAllowed("You can register machines in your own fleets only.")
     with transaction.atomic():
         machine = add(site=site, model=model, serial=serial, name=name, user=user)
-        if settings.VPN == "openvpn":
+        if has_vpn():
             request_profile(machine, user=user)
     return machine
 

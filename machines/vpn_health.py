@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from machines.models import VpnAuthority, VpnIdentity
+from machines.vpn.base import has_vpn
 from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE
 
 # The server's certificate is renewed this long before its end, so a warning of it means that this did not happen.
@@ -37,17 +38,13 @@ def server_health(now: datetime | None = None) -> list[str]:
     authority = VpnAuthority.objects.defer("key", "tls_crypt_key", "server_key").filter(pk=1).first()
     if authority is not None:
         return [*_of_agent(authority, now), *_of_revocations(authority, now), *_of_authority(authority, now)]
-    if settings.VPN == "openvpn":
+    if has_vpn():
         return ["There is no VPN authority yet: no machine can join. Make it: manage.py make_vpn_authority"]
     return []
 
 
 def _of_agent(authority: VpnAuthority, now: datetime) -> list[str]:
-    if (
-        settings.VPN != "openvpn"
-        or authority.answering_at is None
-        or now - authority.answering_at < _AGENT_WARNED_AFTER
-    ):
+    if not has_vpn() or authority.answering_at is None or now - authority.answering_at < _AGENT_WARNED_AFTER:
         return []
     return [
         f"The authorisation agent was last at OpenVPN's side at {authority.answering_at:%Y-%m-%d %H:%M:%S} UTC: "

@@ -26,6 +26,7 @@ from machines.errors import FleetError, RegistrationRefused
 from machines.models import Machine, User, VpnIdentity
 from machines.profile_passes import request_profile
 from machines.telemetry import builtin
+from machines.vpn.base import has_vpn
 from machines.vpn_standing import standing_of
 from portal.machine_forms import ReasonForm, RegisterForm
 from sessions import bell
@@ -51,7 +52,7 @@ def register(request: HttpRequest) -> HttpResponse:
             form.add_error(None, str(error))
         else:
             words = f"{made.serial} is registered, with the address {made.vpn_address}."
-            if enrolment.has_vpn():
+            if has_vpn():
                 words += " Next, at the machine: make an enrolment code."
             messages.success(request, words)
             return redirect("machine", made.pk)
@@ -196,11 +197,11 @@ def alarm_context(user: User) -> dict[str, Any]:
 
 def vpn_context(machine: Machine, user: User) -> dict[str, Any]:
     """What the VPN's part of the page is rendered from."""
-    has_vpn = enrolment.has_vpn()
+    is_behind_vpn = has_vpn()
     return {
         "machine": machine,
-        "has_vpn": has_vpn,
-        "vpn": standing_of(machine) if has_vpn else None,
+        "has_vpn": is_behind_vpn,
+        "vpn": standing_of(machine) if is_behind_vpn else None,
         "may_supervise": identities.may_unfreeze(machine, user),
         "kept_days": builtin.KEPT_FOR.days,
     }

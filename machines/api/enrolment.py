@@ -22,6 +22,7 @@ from machines.api.fields import StrictSerializer, Text
 from machines.api.problems import Problem, problem_of
 from machines.errors import EnrolmentRefused, IdentityError, NoAddressLeft, NoVpn, RegistrationRefused, RequestRefused
 from machines.vpn import pki
+from machines.vpn.base import has_vpn
 
 _CODE = r"[0-9A-Za-z]{5}([- ]?[0-9A-Za-z]{5}){3}"
 
@@ -110,7 +111,7 @@ def _(error: RegistrationRefused) -> Problem:
 
 
 def _words() -> dict[str, Any]:
-    return {"has_vpn": enrolment.has_vpn(), "origin": settings.PUBLIC_ORIGINS[0]}
+    return {"has_vpn": has_vpn(), "origin": settings.PUBLIC_ORIGINS[0]}
 
 
 def _known(address: str) -> str:

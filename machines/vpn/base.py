@@ -47,6 +47,11 @@ class VpnDriver(Protocol):
         """When something last came through the machine's tunnel; None when that cannot be told."""
 
 
+def has_vpn() -> bool:
+    """Whether this installation has a VPN that machines join."""
+    return bool(settings.VPN == "openvpn")
+
+
 @cache
 def get_driver() -> VpnDriver:
     """The driver that the setting VPN chooses."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 
-from django.conf import settings
 from django.db import transaction
 
 from machines.identities import allocate_address
 from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
-from machines.vpn.base import AddressError, get_driver
+from machines.vpn.base import AddressError, get_driver, has_vpn
 from portal.demo.errors import DemoError
 from portal.demo.plan import PlannedFleet, PlannedMachine, PlannedPerson
 from sessions.models import ConnectionProfile
@@ -62,7 +61,7 @@ def seed_machine(fleet: Fleet, plan: PlannedMachine) -> Machine:
         model=model,
         serial=plan.serial,
         name=plan.name,
-        vpn_address=allocate_address(fleet) if settings.VPN == "openvpn" else _free_address(plan.address),
+        vpn_address=allocate_address(fleet) if has_vpn() else _free_address(plan.address),
     )
 
 

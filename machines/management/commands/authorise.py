@@ -27,6 +27,7 @@ from machines.authorisation.rows import read_wishes
 from machines.authorisation.server_files import ServerFiles
 from machines.passages import Passage
 from machines.vpn import files, networks
+from machines.vpn.base import has_vpn
 from machines.vpn.profile import ProfileError
 
 # The agent before may still be writing down what it knows.
@@ -53,7 +54,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: object, write_only: bool, remove_isolation: bool, **options: object) -> None:
-        if settings.VPN != "openvpn":
+        if not has_vpn():
             raise CommandError(f"VPN: found {settings.VPN!r}, expected 'openvpn'. There is nothing to authorise.")
         try:
             if remove_isolation:
