@@ -59,8 +59,8 @@ class FleetScopedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return {"queryset": related.get_queryset(request)} if isinstance(related, FleetScopedAdmin) else {}
 
 
-class RecordAdmin(FleetScopedAdmin):
-    """Rows that are looked at only: they are the record of what happened."""
+class LookedAtOnly:
+    """Rows that are the record of what happened; for admins and their inlines, before their own class."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -70,6 +70,10 @@ class RecordAdmin(FleetScopedAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+class RecordAdmin(LookedAtOnly, FleetScopedAdmin):
+    """A page a row, to look at."""
 
 
 @admin.register(Fleet)

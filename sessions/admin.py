@@ -9,10 +9,10 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.options import InlineModelAdmin
-from django.db.models import Exists, Model, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 
-from machines.admin import FleetScopedAdmin, RecordAdmin
+from machines.admin import FleetScopedAdmin, LookedAtOnly, RecordAdmin
 from machines.models import User
 from sessions import services
 from sessions.errors import SupportError
@@ -30,20 +30,11 @@ from sessions.states import EndReason
 from sessions.words import event_sentence
 
 
-class _RecordInline(InlineModelAdmin):  # type: ignore[type-arg]
+class _RecordInline(LookedAtOnly, InlineModelAdmin):  # type: ignore[type-arg]
     template = "admin/edit_inline/tabular.html"
     extra = 0
     can_delete = False
     show_change_link = True
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
 
 class _EventInline(_RecordInline):
