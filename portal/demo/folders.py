@@ -14,18 +14,25 @@ def write_machine_folder(folder: Path, machine: Machine, *, api_url: str, fault:
     """Makes FOLDER what the simulator needs to be this machine; an earlier token that still works stays."""
     return MachineConfig.write(
         folder,
-        token=ensure_token(folder, machine),
-        serial=machine.serial,
-        name=machine.name or machine.serial,
-        model=machine.model.name,
-        site=f"{machine.site.name}, {machine.site.city}"[:80],
-        time_zone=machine.site.time_zone,
+        **described(folder, machine),
         address=machine.vpn_address,
         api_url=api_url,
         # Any that is free: another demo has machines at the same addresses, and this computer may have RDP of its own.
         rdp_port=0,
         fault=fault,
     )
+
+
+def described(folder: Path, machine: Machine) -> dict[str, str]:
+    """What a machine's settings say of the machine itself, with its token."""
+    return {
+        "token": ensure_token(folder, machine),
+        "serial": machine.serial,
+        "name": machine.name or machine.serial,
+        "model": machine.model.name,
+        "site": f"{machine.site.name}, {machine.site.city}"[:80],
+        "time_zone": machine.site.time_zone,
+    }
 
 
 def ensure_token(folder: Path, machine: Machine) -> str:

@@ -15,7 +15,7 @@ from agent.simulator.config import MachineConfig
 from machines import identities
 from machines.models import Machine, VpnIdentity
 from machines.vpn import pki
-from portal.demo.folders import ensure_token
+from portal.demo.folders import described
 from portal.demo.vpn.bed import ROOT, Bed
 from portal.demo.vpn.services import Service
 
@@ -31,12 +31,7 @@ def write_folder(folder: Path, machine: Machine, *, api_url: str, fault: str = "
     """Makes FOLDER what the simulator needs to be this machine behind its tunnel; an identity that is good stays."""
     config = MachineConfig.write(
         folder,
-        token=ensure_token(folder, machine),
-        serial=machine.serial,
-        name=machine.name or machine.serial,
-        model=machine.model.name,
-        site=f"{machine.site.name}, {machine.site.city}"[:80],
-        time_zone=machine.site.time_zone,
+        **described(folder, machine),
         api_url=api_url,
         rdp_port=_RDP_PORT,
         fault=fault,
