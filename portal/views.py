@@ -66,7 +66,8 @@ def machines(request: HttpRequest) -> HttpResponse:
     page = Paginator(fleet_selectors.machines_for(user, search=search), MACHINES_A_PAGE).get_page(
         request.GET.get("page")
     )
-    waiting = {session.machine_id: session for session in selectors.open_sessions_for(user)}
+    open_here = selectors.open_sessions_for(user).filter(machine__in=list(page))
+    waiting = {session.machine_id: session for session in open_here}
     rows = [(machine, waiting.get(machine.pk)) for machine in page]
     context = {
         "page": page,
@@ -86,9 +87,7 @@ def machine(request: HttpRequest, machine_id: int) -> HttpResponse:
     found = fleet_selectors.machines_for(user).filter(pk=machine_id).first()
     if found is None:
         raise Http404("No such machine in your fleets.")
-    open_session = next(
-        (session for session in selectors.open_sessions_for(user) if session.machine_id == found.pk), None
-    )
+    open_session = selectors.open_sessions_for(user).filter(machine=found).first()
     state = _state(
         user, id=found.pk, open_session=selectors.card(open_session, viewer=user) if open_session is not None else None
     )
