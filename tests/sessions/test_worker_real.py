@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from sessions.gateways.local import LocalGateways
 from sessions.models import Gateway, RdpCredential, SupportSession
 from sessions.states import GatewayState, State
 from sessions.worker import start_threads
+from tests.sessions.keeping import until
 from tests.sessions.rescues import press
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True)]
@@ -51,13 +51,6 @@ def installation(settings: Settings) -> Iterator[str]:
     assert leftovers == []
 
 
-def _until(told: Callable[[], object], what: str, *, timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not told():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
-
-
 def _guacds(installation: str) -> list[processes.Process]:
     return processes.find(PORTAFILTER_INSTALLATION=installation)
 
@@ -65,14 +58,14 @@ def _guacds(installation: str) -> list[processes.Process]:
 def test_guacd_comes_with_the_press_is_replaced_when_killed_and_goes_with_the_end(installation: str) -> None:
     session = press("A1")
     ready = Gateway.objects.filter(session=session, state=GatewayState.READY)
-    _until(ready.exists, "a gateway is ready")
+    until(ready.exists, "a gateway is ready")
     first = ready.get()
     os.kill(int(first.handle["pid"]), signal.SIGKILL)
-    _until(ready.exclude(pk=first.pk).exists, "another one has taken its place")
+    until(ready.exclude(pk=first.pk).exists, "another one has taken its place")
     assert ready.get().port != first.port or ready.get().handle != first.handle
     services.cancel(SupportSession.objects.get(pk=session.pk))
     services.machine_told(SupportSession.objects.get(pk=session.pk))
-    _until(SupportSession.objects.filter(pk=session.pk, state=State.CLOSED).exists, "the session is closed")
+    until(SupportSession.objects.filter(pk=session.pk, state=State.CLOSED).exists, "the session is closed")
     assert _guacds(installation) == []
     assert not RdpCredential.objects.exists()
 
@@ -80,13 +73,13 @@ def test_guacd_comes_with_the_press_is_replaced_when_killed_and_goes_with_the_en
 def test_ten_presses_at_once_get_a_guacd_each(installation: str) -> None:
     for number in range(10):
         press(f"M{number}")
-    _until(lambda: Gateway.objects.filter(state=GatewayState.READY).count() == 10, "ten gateways are ready")
+    until(lambda: Gateway.objects.filter(state=GatewayState.READY).count() == 10, "ten gateways are ready")
     assert len({gateway.port for gateway in Gateway.objects.all()}) == 10
     assert len([one for one in _guacds(installation) if one.pid == one.session]) == 10
     for session in SupportSession.objects.all():
         services.cancel(session)
         services.machine_told(SupportSession.objects.get(pk=session.pk))
-    _until(lambda: SupportSession.objects.filter(state=State.CLOSED).count() == 10, "all are closed")
+    until(lambda: SupportSession.objects.filter(state=State.CLOSED).count() == 10, "all are closed")
     assert _guacds(installation) == []
 
 
