@@ -17,7 +17,7 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 from agent.simulator import MachineConfig, SimulatedMachine
 from bench.server import Server
 from bench.wire import Guacd
-from tests.e2e.conftest import CHROMIUM, FLAGS
+from tests.chromium import CHROMIUM, FLAGS
 from tests.e2e.installation import wait_until
 
 # When a card was first drawn and when it first said that its screen is ready, and when Claim was clicked: in

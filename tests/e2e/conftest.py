@@ -10,18 +10,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from agent.simulator import MachineConfig, SimulatedMachine
+from tests.chromium import CHROMIUM, FLAGS
 from tests.e2e.installation import ROOT, Installation
 from tests.e2e.people import Person
-
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

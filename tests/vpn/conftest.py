@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from portal.demo.vpn.namespaces import missing
-from tests.e2e.conftest import CHROMIUM, FLAGS
+from tests.chromium import CHROMIUM, FLAGS
 from tests.e2e.people import Person
 from tests.vpn.bed import ROOT, Installation, installed
 
