@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from py_vapid import Vapid02
 
 from portal.environment import Environment, SettingError, read_env_file
 
@@ -230,8 +231,16 @@ def test_secrets_are_made_once_and_kept(tmp_path: Path) -> None:
     call_command("make_secrets", file=file)
 
     assert read_env_file(file) == first
-    assert set(first) == {"SECRET_KEY", "CREDENTIAL_KEYS"}
+    assert set(first) == {"SECRET_KEY", "CREDENTIAL_KEYS", "VAPID_PRIVATE_KEY"}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_key_for_web_push_signs_as_the_push_services_want_it(tmp_path: Path) -> None:
+    file = tmp_path / "portafilter.env"
+    call_command("make_secrets", file=file)
+    vapid = Vapid02.from_string(read_env_file(file)["VAPID_PRIVATE_KEY"])
+    signed = vapid.sign({"sub": "mailto:ops@example.com", "aud": "https://push.example.com"})
+    assert Vapid02.verify(signed["Authorization"])
 
 
 def test_missing_secret_is_added_and_the_others_stay(tmp_path: Path) -> None:
@@ -242,7 +251,7 @@ def test_missing_secret_is_added_and_the_others_stay(tmp_path: Path) -> None:
 
     values = read_env_file(file)
     assert (values["SECRET_KEY"], values["PUBLIC_BIND"]) == ("mine", "127.0.0.1:9000")
-    assert values["CREDENTIAL_KEYS"]
+    assert values["CREDENTIAL_KEYS"] and values["VAPID_PRIVATE_KEY"]
 
 
 def test_broken_environment_file_is_left_alone(tmp_path: Path) -> None:

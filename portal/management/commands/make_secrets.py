@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from argparse import ArgumentParser
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.asymmetric import ec
 from django.core.management.base import BaseCommand, CommandError
 
 from portal.environment import SettingError, read_env_file
 
 
 class Command(BaseCommand):
-    help = "Makes SECRET_KEY and CREDENTIAL_KEYS in a file that only its owner can read; keeps those that are there."
+    help = (
+        "Makes SECRET_KEY, CREDENTIAL_KEYS and VAPID_PRIVATE_KEY in a file that only its owner can read; "
+        "keeps those that are there."
+    )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -31,6 +36,7 @@ class Command(BaseCommand):
             for name, value in {
                 "SECRET_KEY": secrets.token_urlsafe(48),
                 "CREDENTIAL_KEYS": Fernet.generate_key().decode(),
+                "VAPID_PRIVATE_KEY": _make_vapid_key(),
             }.items()
             if not kept.get(name)
         }
@@ -47,3 +53,9 @@ class Command(BaseCommand):
             os.fsync(stream.fileno())
         beside.replace(file)
         self.stdout.write(f"Made {', '.join(made)} in {file}")
+
+
+def _make_vapid_key() -> str:
+    """A key for Web Push (RFC 8292): the number of a private P-256 key as 32 bytes, base64url without padding."""
+    number = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
+    return base64.urlsafe_b64encode(number.to_bytes(32, "big")).decode().rstrip("=")
