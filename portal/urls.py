@@ -8,7 +8,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from machines.api.enrolment import EnrolView
-from portal import health, machine_pages, views
+from portal import availability_pages, health, machine_pages, message_pages, views
 from portal.api.schema import SchemaView
 
 admin.site.site_header = admin.site.site_title = "Portafilter"
@@ -36,6 +36,8 @@ urlpatterns = [
     path("machines/<int:machine_id>/freeze/", machine_pages.freeze, name="machine-freeze"),
     path("machines/<int:machine_id>/unfreeze/", machine_pages.unfreeze, name="machine-unfreeze"),
     path("machines/<int:machine_id>/identities/<int:identity_id>/revoke/", machine_pages.revoke, name="machine-revoke"),
+    path("messages/", message_pages.told, name="messages"),
+    path("account/availability/", availability_pages.availability, name="availability"),
     path("enrol/", EnrolView.as_view(), name="enrol"),
     path("accounts/", views.account, name="account"),
     # Without mail nobody could follow a reset: the sign-in page says whom to ask.
