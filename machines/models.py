@@ -12,6 +12,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models, transaction
 from django.utils import timezone
 
+from machines.languages import LanguagesField
+from machines.rota_models import phone_validator
 from machines.vpn.networks import check_part
 
 # What things may be called: letters, digits and a few marks; never markup, separators or newlines (T6, T20).
@@ -20,6 +22,8 @@ serial_validator = RegexValidator(
     "A serial has 1 to 64 letters, digits, dots, dashes or underscores and begins with a letter or digit.",
 )
 country_validator = RegexValidator(r"\A[A-Z]{2}\Z", "A country is its two capital letters of ISO 3166, as in IT.")
+# A step of the ladder may wait a day at most.
+_STEP = MaxValueValidator(86_400)
 
 
 def validate_time_zone(name: str) -> None:
@@ -57,6 +61,28 @@ class Fleet(models.Model):
         blank=True,
         help_text="Where its machines get their addresses, as in 10.77.4.0/22; empty: anywhere in VPN_NETWORK.",
     )
+    ask_next_after_s = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[_STEP],
+        help_text="Seconds without a claim until the next person is asked; empty: the installation's default.",
+    )
+    ask_supervisors_after_s = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[_STEP],
+        help_text="Seconds after the last of them until the supervisors are asked; empty: the installation's default.",
+    )
+    ask_last_resort_after_s = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[_STEP],
+        help_text="Seconds after that until the address of last resort is asked; empty: the installation's default.",
+    )
+    last_resort_email = models.EmailField(blank=True, help_text="Told when nobody else has answered.")
+    last_resort_phone = models.CharField(
+        max_length=16, blank=True, validators=[phone_validator], help_text="Gets an SMS then, as in +390212345678."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -86,6 +112,10 @@ class Site(models.Model):
     time_zone = models.CharField(max_length=64, validators=[validate_time_zone])
     latitude = models.FloatField(null=True, blank=True, validators=[MinValueValidator(-90), MaxValueValidator(90)])
     longitude = models.FloatField(null=True, blank=True, validators=[MinValueValidator(-180), MaxValueValidator(180)])
+    languages = LanguagesField(help_text="Spoken there, as in it, en: who speaks one is asked first. Empty: any.")
+    closed_on_public_holidays = models.BooleanField(
+        default=False, help_text="Those of its whole country; add what is a region's own as closures."
+    )
     notes = models.TextField(blank=True, help_text="How to get in, whom to ask there.")
 
     class Meta:
@@ -189,10 +219,29 @@ class Operator(models.Model):
     fleets = models.ManyToManyField(Fleet, related_name="operators")
     role = models.CharField(max_length=16, choices=Role, default=Role.OPERATOR)
     time_zone = models.CharField(max_length=64, default="UTC", validators=[validate_time_zone])
-    phone = models.CharField(max_length=32, blank=True)
+    phone = models.CharField(
+        max_length=32, blank=True, validators=[phone_validator], help_text="For SMS, as in +390212345678."
+    )
+    languages = LanguagesField(help_text="As in it, en.")
+    skills = models.ManyToManyField(
+        MachineModel, blank=True, related_name="operators", help_text="The models they can repair; none chosen: all."
+    )
+    wants_email = models.BooleanField(default=True, help_text="Messages also come by e-mail.")
+    wants_sms = models.BooleanField(default=False, help_text="Messages also come by SMS.")
+    is_available = models.BooleanField(default=True, help_text="Off: not asked, until switched on again.")
+    away_until = models.DateTimeField(
+        null=True, blank=True, help_text="When that switch comes on again by itself; empty: by hand."
+    )
 
     class Meta:
         ordering = ["user__username"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(is_available=False) | models.Q(away_until=None),
+                name="only_who_is_away_comes_back",
+                violation_error_message="Who is available is not away: switch it off, or leave the time empty.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.user.display_name
@@ -221,6 +270,7 @@ class SecurityEvent(models.Model):
 
 
 # At the end, since these rows refer to those above.
+from machines.rota_models import Absence, Closure, KeptAnswer, OpeningHours, Shift, WorkingHours  # noqa: E402
 from machines.vpn_models import (  # noqa: E402
     EnrolmentCode,
     KeptProfile,
@@ -233,15 +283,20 @@ from machines.vpn_models import (  # noqa: E402
 )
 
 __all__ = [
+    "Absence",
+    "Closure",
     "EnrolmentCode",
     "Fleet",
+    "KeptAnswer",
     "KeptProfile",
     "Machine",
     "MachineModel",
     "MachineToken",
+    "OpeningHours",
     "Operator",
     "ProfileDelivery",
     "SecurityEvent",
+    "Shift",
     "Site",
     "TunnelEnding",
     "User",
@@ -249,7 +304,9 @@ __all__ = [
     "VpnAuthority",
     "VpnConnection",
     "VpnIdentity",
+    "WorkingHours",
     "country_validator",
+    "phone_validator",
     "serial_validator",
     "validate_time_zone",
 ]

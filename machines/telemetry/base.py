@@ -1,4 +1,5 @@
-"""What a telemetry driver is: it brings a machine's profile to the machine.
+"""What a telemetry driver is: it knows who is responsible for a machine and what the machine last said, and brings the
+machine's profile to it.
 
 The choice is the setting TELEMETRY: an alias below or a dotted path to a class.
 """
@@ -6,6 +7,7 @@ The choice is the setting TELEMETRY: an alias below or a dotted path to a class.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Protocol
 
@@ -14,7 +16,11 @@ from django.utils.module_loading import import_string
 
 from machines.models import Machine
 
-ALIASES = {"builtin": "machines.telemetry.builtin.BuiltinTelemetry"}
+ALIASES = {
+    "builtin": "machines.telemetry.builtin.BuiltinTelemetry",
+    "http": "machines.telemetry.http.HttpTelemetry",
+    "iot_core": "machines.telemetry.iot_core.IotCoreTelemetry",
+}
 
 
 class TelemetryError(Exception):
@@ -33,8 +39,51 @@ class Profile:
     text: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Somebody to ask, by user name; `why` says it in short words, as in: on the rota here until 18:00."""
+
+    username: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Whom to ask about a machine at a moment, in this order; each name once, and perhaps nobody.
+
+    `next_at` is from when there will be somebody, if there is nobody now and it is known. `stood_in` is empty, or says for
+    the record of a rescue that and why this is not the chosen telemetry's own answer.
+    """
+
+    candidates: tuple[Candidate, ...]
+    source: str
+    next_at: datetime | None = None
+    stood_in: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """What a machine last said, and when; `is_connected` is None where nobody knows."""
+
+    at: datetime | None
+    is_connected: bool | None
+    software: str
+    faults: tuple[str, ...]
+    profile_version: str = ""
+
+
 class TelemetryDriver(Protocol):
     """One way to the machines beside the VPN."""
+
+    def who_is_responsible(self, machine: Machine, *, now: datetime) -> Duty:
+        """Whom to ask about this machine now. Names are user names here; what nobody has here is the caller's to skip.
+
+        May take its time: callers have a deadline of their own. Never called in a request or a transaction, but for the
+        built-in one. Raises TelemetryError.
+        """
+
+    def last_word(self, machine: Machine) -> LastWord | None:
+        """What the machine last said; None if it never did. As slow as the other, and raises TelemetryError, too."""
 
     def deliver_profile(self, machine: Machine, profile: Profile) -> None:
         """Takes the profile on its way; when this returns, it is the driver's to see that it arrives.
