@@ -311,3 +311,23 @@ class Attachment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} as {self.role}"
+
+
+# At the end, since these rows refer to those above.
+from sessions.escalation_models import Asked, Escalation, Rung  # noqa: E402
+
+__all__ = [
+    "LIVE_GATEWAY_STATES",
+    "OPEN_STATES",
+    "Asked",
+    "Attachment",
+    "ConnectionProfile",
+    "Escalation",
+    "Gateway",
+    "GuacamoleConnection",
+    "Press",
+    "RdpCredential",
+    "Rung",
+    "SessionEvent",
+    "SupportSession",
+]

@@ -23,7 +23,7 @@ from machines.models import Machine, User
 from notifications import live
 from sessions import bell
 from sessions.errors import AlreadyClaimed, NotAllowed, SessionClosed, StateConflict
-from sessions.models import RdpCredential, SessionEvent, SupportSession
+from sessions.models import Escalation, RdpCredential, SessionEvent, SupportSession
 from sessions.states import OPEN_STATES, TRANSITIONS, EndReason, State
 
 # Changes that give worker and keeper nothing to do: waking them would take the processor from whom it concerns.
@@ -61,6 +61,7 @@ def begin(
         answer_due_at=now + timedelta(seconds=machine.fleet.answer_deadline_s or settings.ANSWER_DEADLINE_S),
     )
     RdpCredential.objects.create(session=session, **asdict(login))
+    Escalation.objects.create(session=session, answer_due_at=session.answer_due_at, began_at=now, next_at=now)
     SessionEvent.objects.create(
         session=session, at=now, kind="requested", to_state=State.REQUESTED, actor="machine",
         detail={"code": problem_code, "text": problem_text},
