@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from machines.vpn import networks
+from notifications.sns_messages import AWS_REGION_NAME, TOPIC
 from portal.environment import Environment, SettingError
 from portal.origins import canonical
 from portal.static_headers import keep_while_asking
@@ -82,6 +83,29 @@ try:
 
     # --- telemetry: how a profile reaches its machine; an alias or a dotted path --------------------------------------
     TELEMETRY = env.text("TELEMETRY", "builtin")
+
+    # --- AWS; who we are there is for AWS' own variables or the computer's role ---------------------------------------
+    AWS_REGION = env.matching(
+        "AWS_REGION",
+        "",
+        pattern=rf"({AWS_REGION_NAME})?",
+        expected="a region's name as in eu-west-1",
+    )
+
+    # --- notifications ------------------------------------------------------------------------------------------------
+    # With sns, a press goes to a topic, and SNS calls /hooks/sns/, which makes its messages due.
+    NOTIFY_VIA = env.choice("NOTIFY_VIA", ("direct", "sns"), "direct")
+    NOTIFY_SNS_TOPIC = env.matching(
+        "NOTIFY_SNS_TOPIC",
+        "",
+        pattern=TOPIC if NOTIFY_VIA == "sns" else f"({TOPIC})?",
+        expected="the ARN of a standard topic, as in arn:aws:sns:eu-west-1:123456789012:portafilter",
+    )
+    # What SNS has not brought back by then goes out without it.
+    SNS_GRACE_S = env.number("SNS_GRACE_S", 5, minimum=1, maximum=60)
+    SMS = env.choice("SMS", ("none", "sns"), "none")
+    if SMS == "sns" and not (AWS_REGION or NOTIFY_SNS_TOPIC):
+        raise SettingError("AWS_REGION: found nothing, expected the region that sends text messages (SMS is sns)")
 
     # --- time limits, in seconds --------------------------------------------------------------------------------------
     # A gateway with the machine's desktop on it must be there within this time.
