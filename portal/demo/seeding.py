@@ -7,15 +7,34 @@ import ipaddress
 from django.db import transaction
 
 from machines.identities import allocate_address
-from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
+from machines.models import (
+    Fleet,
+    Machine,
+    MachineModel,
+    OpeningHours,
+    Operator,
+    Shift,
+    Site,
+    User,
+    WorkingHours,
+)
+from machines.rota_models import Weekday
 from machines.vpn.base import AddressError, get_driver, has_vpn
 from portal.demo.errors import DemoError
-from portal.demo.plan import PlannedFleet, PlannedMachine, PlannedPerson
+from portal.demo.plan import (
+    ASK_NEXT_AFTER_S,
+    EVERY_DAY,
+    PlannedFleet,
+    PlannedMachine,
+    PlannedModel,
+    PlannedPerson,
+    PlannedShift,
+)
 from sessions.models import ConnectionProfile
 
 
 def seed_fleet(plan: PlannedFleet) -> Fleet:
-    """The fleet with its machines, people and connection profile; people have no password yet (see `logins`).
+    """The fleet with its machines, people, rota and connection profile; people have no password yet (see `logins`).
 
     Raises DemoError where the VPN of the settings has no loopback machines.
     """
@@ -31,6 +50,10 @@ def seed_fleet(plan: PlannedFleet) -> Fleet:
             seed_machine(fleet, machine)
         for person in plan.people:
             seed_person(fleet, person)
+        if not fleet.shifts.exists():
+            _seed_ladder(fleet, plan)
+        for shift in plan.shifts:
+            _seed_shift(fleet, shift)
     return fleet
 
 
@@ -52,13 +75,10 @@ def seed_machine(fleet: Fleet, plan: PlannedMachine) -> Machine:
             "notes": plan.site.notes,
         },
     )
-    model, _ = MachineModel.objects.get_or_create(
-        name=plan.model.name, defaults={"manufacturer": plan.model.manufacturer, "notes": plan.model.notes}
-    )
     return Machine.objects.create(
         fleet=fleet,
         site=site,
-        model=model,
+        model=_seed_model(plan.model),
         serial=plan.serial,
         name=plan.name,
         vpn_address=allocate_address(fleet) if has_vpn() else _free_address(plan.address),
@@ -89,7 +109,59 @@ def seed_person(fleet: Fleet, plan: PlannedPerson) -> User:
     )
     if made:
         operator.fleets.add(fleet)
+        _seed_abilities(operator, plan)
     return user
+
+
+def _seed_model(plan: PlannedModel) -> MachineModel:
+    model, _ = MachineModel.objects.get_or_create(
+        name=plan.name, defaults={"manufacturer": plan.manufacturer, "notes": plan.notes}
+    )
+    return model
+
+
+def _seed_abilities(operator: Operator, plan: PlannedPerson) -> None:
+    operator.languages = list(plan.languages)
+    operator.save(update_fields=["languages"])
+    operator.skills.set([_seed_model(model) for model in plan.skills])
+    if plan.working_hours is not None:
+        starts, ends = plan.working_hours
+        for weekday in Weekday:
+            WorkingHours.objects.create(operator=operator, weekday=weekday, starts=starts, ends=ends)
+
+
+def _seed_ladder(fleet: Fleet, plan: PlannedFleet) -> None:
+    """What goes with a fleet's first rota, also where a demo from before there was one has made the rest."""
+    fleet.ask_next_after_s = fleet.ask_next_after_s or ASK_NEXT_AFTER_S
+    fleet.ask_supervisors_after_s = fleet.ask_supervisors_after_s or ASK_NEXT_AFTER_S
+    fleet.ask_last_resort_after_s = fleet.ask_last_resort_after_s or ASK_NEXT_AFTER_S
+    fleet.last_resort_email = fleet.last_resort_email or plan.last_resort_email
+    fleet.save()
+    for planned in {machine.site for machine in plan.machines}:
+        site = Site.objects.filter(fleet=fleet, name=planned.name).first()
+        if site is None:
+            continue
+        if not site.languages:
+            site.languages = list(planned.languages)
+            site.save(update_fields=["languages"])
+        if planned.opening_hours is not None and not site.opening_hours.exists():
+            opens, closes = planned.opening_hours
+            for weekday in Weekday:
+                OpeningHours.objects.create(site=site, weekday=weekday, opens=opens, closes=closes)
+    for person in plan.people:
+        operator = Operator.objects.get(user__username=person.username)
+        if not operator.languages:
+            _seed_abilities(operator, person)
+
+
+def _seed_shift(fleet: Fleet, plan: PlannedShift) -> None:
+    operator = Operator.objects.filter(user__username=plan.username, fleets=fleet).first()
+    site = Site.objects.filter(fleet=fleet, name=plan.site.name).first() if plan.site else None
+    if operator is None or (plan.site is not None and site is None):
+        return  # somebody has sent the person elsewhere, or given the place another name
+    duty = {"fleet": fleet, "site": site, "operator": operator}
+    if not Shift.objects.filter(**duty).exists():
+        Shift.objects.create(**duty, weekdays=EVERY_DAY, starts=plan.starts, ends=plan.ends, rank=plan.rank)
 
 
 def _free_address(wanted: str) -> str:

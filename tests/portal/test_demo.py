@@ -24,7 +24,17 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from machines.errors import TokenRefused
-from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
+from machines.models import (
+    Fleet,
+    Machine,
+    MachineModel,
+    OpeningHours,
+    Operator,
+    Shift,
+    Site,
+    User,
+    WorkingHours,
+)
 from machines.selectors import fleets_of, machines_for
 from machines.services import authenticate_machine
 from portal.demo.errors import DemoError
@@ -33,7 +43,7 @@ from portal.demo.seeding import seed_fleet, seed_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 MILANO = EVERYWHERE.machines[0]
-LOGINS = ("alice", "bob", "charlie")
+LOGINS = ("alice", "bob", "charlie", "dora", "emi")
 
 
 @pytest.fixture
@@ -60,7 +70,8 @@ class TestSeeding:
         seed()
         assert Fleet.objects.count() == 2
         assert len({site.country for site in Site.objects.all()}) >= 6
-        for model in (Fleet, Site, MachineModel, Machine, Operator, apps.get_model("support", "ConnectionProfile")):
+        profiles = apps.get_model("support", "ConnectionProfile")
+        for model in (Fleet, Site, MachineModel, Machine, Operator, Shift, OpeningHours, WorkingHours, profiles):
             assert model.objects.exists()
             for row in model.objects.all():
                 row.full_clean()
@@ -70,7 +81,8 @@ class TestSeeding:
         assert not apps.get_model("support", "SupportSession").objects.exists()
 
     def test_second_run_changes_nothing_and_says_the_same_logins(self, folder: Path) -> None:
-        tables = (Fleet, Site, MachineModel, Machine, Operator, User, apps.get_model("machines", "MachineToken"))
+        rota = (Shift, OpeningHours, WorkingHours)
+        tables = (Fleet, Site, MachineModel, Machine, Operator, User, apps.get_model("machines", "MachineToken"), *rota)
         first = seed()
         rows = {table: list(table.objects.order_by("pk").values()) for table in tables}
         assert seed() == first
@@ -91,6 +103,29 @@ class TestSeeding:
         bob = seed()["bob"]
         assert Client().login(username="bob", password=bob)
         assert apps.get_model("support", "ConnectionProfile").objects.count() == 2
+        assert Shift.objects.filter(operator__user__username="bob").count() == 4
+
+    def test_demo_from_before_there_was_a_rota_gets_one(self, folder: Path) -> None:
+        seed()
+        rows = {table: list(table.objects.order_by("pk").values()) for table in (Fleet, Site)}
+        for table in (Shift, OpeningHours, WorkingHours):
+            table.objects.all().delete()
+        Fleet.objects.update(
+            ask_next_after_s=None, ask_supervisors_after_s=None, ask_last_resort_after_s=None, last_resort_email=""
+        )
+        Site.objects.update(languages=[])
+        Operator.objects.update(languages=[])
+        seed()
+        assert {table: list(table.objects.order_by("pk").values()) for table in (Fleet, Site)} == rows
+        assert (Shift.objects.count(), OpeningHours.objects.count(), WorkingHours.objects.count()) == (10, 7, 7)
+
+    def test_rota_that_people_have_changed_stays(self, folder: Path) -> None:
+        seed()
+        Shift.objects.filter(site__city="Milano").update(rank=4)
+        Fleet.objects.update(last_resort_email="", ask_next_after_s=None)
+        seed()
+        assert list(Shift.objects.filter(site__city="Milano").values_list("rank", flat=True)) == [4]
+        assert not Fleet.objects.exclude(last_resort_email="", ask_next_after_s=None).exists()
 
     def test_machine_takes_the_next_address_when_another_has_the_planned_one(self, folder: Path) -> None:
         other = Fleet.objects.create(name="Other", slug="other")
@@ -107,7 +142,13 @@ class TestSeeding:
     def test_tenants_see_their_own_machines_only(self, folder: Path) -> None:
         seed()
         seen = {name: {machine.serial for machine in machines_for(User.objects.get(username=name))} for name in LOGINS}
-        assert seen["alice"] == seen["bob"] == {machine.serial for machine in FLEETS[0].machines}
+        assert (
+            seen["alice"]
+            == seen["bob"]
+            == seen["dora"]
+            == seen["emi"]
+            == {machine.serial for machine in FLEETS[0].machines}
+        )
         assert seen["charlie"] == {machine.serial for machine in FLEETS[1].machines}
 
 
