@@ -8,7 +8,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from machines.api.enrolment import EnrolView
-from portal import availability_pages, health, machine_pages, message_pages, views
+from portal import app_files, availability_pages, health, machine_pages, message_pages, views
 from portal.api.schema import SchemaView
 
 admin.site.site_header = admin.site.site_title = "Portafilter"
@@ -46,6 +46,9 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", include("portal.api.urls")),
     path("api/schema/", SchemaView.as_view(), name="api-schema"),
+    path("sw.js", app_files.service_worker, name="service-worker"),
+    path("manifest.webmanifest", app_files.manifest, name="manifest"),
+    path("offline/", app_files.offline, name="offline"),
     path("healthz", health.healthz),
     path("favicon.ico", RedirectView.as_view(url="/static/img/mark.svg", permanent=False)),
 ]

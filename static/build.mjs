@@ -3,10 +3,12 @@
 // static/js/pages/*.js  →  static/dist/*.js      one ES module a page, with all it needs: a chain of imports costs
 //                                             a round trip a link, and what pages share is 12 kB
 // static/css/*.css      →  static/dist/*.css     files whose name begins with _ are only imported by others
-// static/img/**         →  static/dist/img/**    as they are
+// static/js/sw.js       →  static/dist/sw.js     the service worker, which knows the hash of the page that it keeps
+// static/img/**         →  static/dist/img/**    as they are; so are static/offline.html and static/manifest.webmanifest
 //
 // The same input gives the same bytes: nothing holds a date or a path.
 
+import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -47,9 +49,26 @@ function options(outdir) {
   };
 }
 
-function copyImages(outdir) {
-  const images = join(here, "img");
-  if (existsSync(images)) cpSync(images, join(outdir, "img"), { recursive: true });
+// Classic, not a module: Firefox has module workers of this kind only since 2025.
+function workerOptions(outdir) {
+  return {
+    ...options(outdir),
+    entryPoints: [join(here, "js/sw.js")],
+    format: "iife",
+    define: { __OFFLINE_VERSION__: JSON.stringify(watching ? "watched" : offlineVersion(outdir)) },
+  };
+}
+
+function offlineVersion(outdir) {
+  const hash = createHash("sha256");
+  for (const name of ["offline.html", "offline.css", "offline.js"]) hash.update(readFileSync(join(outdir, name)));
+  return hash.digest("hex").slice(0, 12);
+}
+
+function copyAsTheyAre(outdir) {
+  for (const name of ["img", "offline.html", "manifest.webmanifest"]) {
+    if (existsSync(join(here, name))) cpSync(join(here, name), join(outdir, name), { recursive: true });
+  }
 }
 
 function report(outdir) {
@@ -75,16 +94,16 @@ function kilobytes(bytes) {
 
 if (watching) {
   mkdirSync(dist, { recursive: true });
-  copyImages(dist);
-  const context = await esbuild.context(options(dist));
-  await context.watch();
+  copyAsTheyAre(dist);
+  for (const wanted of [options(dist), workerOptions(dist)]) await (await esbuild.context(wanted)).watch();
   console.log("Watching static/; Ctrl-C ends it.");
 } else {
   // Built beside the old one and then put in its place: a failed build leaves the old one as it was.
   try {
     mkdirSync(fresh, { recursive: true });
     await esbuild.build(options(fresh));
-    copyImages(fresh);
+    copyAsTheyAre(fresh);
+    await esbuild.build(workerOptions(fresh));
     rmSync(dist, { recursive: true, force: true });
     renameSync(fresh, dist);
     report(dist);
