@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from machines.vpn import networks
+from notifications import mail_server, push_rules
 from notifications.sns_messages import AWS_REGION_NAME, TOPIC
 from portal.environment import Environment, SettingError
 from portal.origins import canonical
@@ -107,6 +108,41 @@ try:
     if SMS == "sns" and not (AWS_REGION or NOTIFY_SNS_TOPIC):
         raise SettingError("AWS_REGION: found nothing, expected the region that sends text messages (SMS is sns)")
 
+    # --- messages to people -------------------------------------------------------------------------------------------
+    # By this key push services know that it is this installation that sends; without one there is no Web Push.
+    VAPID_PRIVATE_KEY = env.secret("VAPID_PRIVATE_KEY", "")
+    try:
+        push_rules.check_vapid_key(VAPID_PRIVATE_KEY)
+    except ValueError as error:
+        raise SettingError(f"VAPID_PRIVATE_KEY: {error}") from error
+    # Whom a push service may write to about it; Apple's takes none at localhost.
+    _CONTACT = PUBLIC_ORIGINS[0] if PUBLIC_ORIGINS[0].startswith("https://") else "mailto:portafilter@localhost"
+    VAPID_SUBJECT = env.matching(
+        "VAPID_SUBJECT",
+        _CONTACT,
+        pattern=push_rules.SUBJECT,
+        expected="mailto: with an address, or an https:// address",
+    )
+    PUSH_SERVICES = env.items("PUSH_SERVICES", push_rules.DEFAULT_SERVICES)
+    try:
+        push_rules.parse_services(tuple(PUSH_SERVICES))
+    except ValueError as error:
+        raise SettingError(f"PUSH_SERVICES: {error}") from error
+    # The mail server that takes messages; empty: no e-mail.
+    NOTIFY_EMAIL_URL = env.secret("NOTIFY_EMAIL_URL", "")
+    try:
+        mail_server.parse(NOTIFY_EMAIL_URL)
+    except ValueError as error:
+        raise SettingError(f"NOTIFY_EMAIL_URL: {error}") from None
+    NOTIFY_EMAIL_FROM = env.matching(
+        "NOTIFY_EMAIL_FROM",
+        mail_server.default_sender(str(urlsplit(PUBLIC_ORIGINS[0]).hostname)),
+        pattern=mail_server.ADDRESS,
+        expected="one plain e-mail address",
+    )
+    # So many pushes that have just begun may be on their way at once; those that hang are counted apart.
+    SENDER_AT_ONCE = env.number("SENDER_AT_ONCE", 64, minimum=1, maximum=1000)
+
     # --- time limits, in seconds --------------------------------------------------------------------------------------
     # A gateway with the machine's desktop on it must be there within this time.
     GATEWAY_DEADLINE_S = env.number("GATEWAY_DEADLINE_S", 120, minimum=1)
@@ -188,6 +224,8 @@ CSRF_TRUSTED_ORIGINS = PUBLIC_ORIGINS
 INSTALLED_APPS = [
     "portal.apps.PortalConfig",
     "sessions.apps.SupportConfig",
+    # Before notifications, which takes its page off the admin: that sends without any of our rules.
+    "webpush",
     "notifications.apps.NotificationsConfig",
     "machines.apps.MachinesConfig",
     "django.contrib.admin",

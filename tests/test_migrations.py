@@ -20,7 +20,7 @@ from pytest_django import DjangoDbBlocker
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_no_migration_is_missing_whatever_order_sets_have(hash_seed: str) -> None:
     result = subprocess.run(
-        [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run", "machines", "support"],
+        [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run", "machines", "support", "notifications"],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
