@@ -87,6 +87,15 @@ class Environment:
             raise SettingError(f"{name}: found {found}, expected {maximum} or less")
         return found
 
+    def seconds(self, name: str, default: float, *, minimum: float, maximum: float) -> float:
+        """A time in seconds that may have a fraction, as in 0.5."""
+        value = self._values.get(name, "")
+        if not value:
+            return default
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or not minimum <= float(value) <= maximum:
+            raise SettingError(f"{name}: found {value[:40]!r}, expected seconds from {minimum:g} to {maximum:g}")
+        return float(value)
+
     def span(self, name: str, default: str = "") -> range:
         """Whole numbers from one to another, both included, as in 61000-61999; empty when not set."""
         value = self._values.get(name, "") or default

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from machines.telemetry import web_rules
 from machines.vpn import networks
 from notifications import mail_server, push_rules
 from notifications.sns_messages import AWS_REGION_NAME, TOPIC
@@ -82,8 +83,29 @@ try:
     # Local gateways run as users of their own, one a gateway, so that each reaches its own machine only. Needs root.
     GATEWAY_UIDS = env.span("GATEWAY_UIDS")
 
-    # --- telemetry: how a profile reaches its machine; an alias or a dotted path --------------------------------------
+    # --- telemetry: who is responsible, and how a profile reaches its machine; an alias or a dotted path --------------
     TELEMETRY = env.text("TELEMETRY", "builtin")
+    # A press waits so long for a telemetry elsewhere, then something else stands in.
+    TELEMETRY_TIMEOUT_S = env.seconds("TELEMETRY_TIMEOUT_S", 0.5, minimum=0.05, maximum=10)
+    # So long its last good answer may stand in.
+    TELEMETRY_KEEP_S = env.number("TELEMETRY_KEEP_S", 900, minimum=0, maximum=86_400)
+    # For http: where it is, and the key that signs what is sent there.
+    TELEMETRY_URL = env.text("TELEMETRY_URL", "")
+    TELEMETRY_KEY_ID = env.text("TELEMETRY_KEY_ID", "portafilter")
+    TELEMETRY_KEY = env.secret("TELEMETRY_KEY", "")
+    _IS_WEB_APP = TELEMETRY in {"http", "machines.telemetry.http.HttpTelemetry"} and not _BEFORE_SECRETS
+    for _name, _value, _check in (
+        ("TELEMETRY_URL", TELEMETRY_URL, web_rules.check_url),
+        ("TELEMETRY_KEY_ID", TELEMETRY_KEY_ID, web_rules.check_key_id),
+        ("TELEMETRY_KEY", TELEMETRY_KEY, web_rules.check_key),
+    ):
+        if not _value and _IS_WEB_APP:
+            raise SettingError(f"{_name} is not set, and TELEMETRY={TELEMETRY} needs it")
+        if _value:
+            try:
+                _check(_value)
+            except ValueError as error:
+                raise SettingError(f"{_name}: {error}") from None
 
     # --- AWS; who we are there is for AWS' own variables or the computer's role ---------------------------------------
     AWS_REGION = env.matching(

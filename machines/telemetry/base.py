@@ -31,6 +31,10 @@ class TelemetryError(Exception):
         self.permanent = permanent
 
 
+class MachineUnknown(TelemetryError):
+    """Telemetry works, but has no such machine, or not as one of this fleet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A machine's .ovpn text, and the serial of the certificate in it: by that a driver knows one it has seen."""
