@@ -55,8 +55,8 @@ class Candidate:
 class Duty:
     """Whom to ask about a machine at a moment, in this order; each name once, and perhaps nobody.
 
-    `next_at` is from when there will be somebody, if there is nobody now and it is known. `stood_in` is empty, or says for
-    the record of a rescue that and why this is not the chosen telemetry's own answer.
+    `next_at` is from when there will be somebody, if nobody is there now and it is known. `stood_in` is empty, or says
+    for the record of a rescue that and why this is not the chosen telemetry's own answer.
     """
 
     candidates: tuple[Candidate, ...]

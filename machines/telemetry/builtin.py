@@ -1,23 +1,63 @@
-"""The telemetry that needs nothing else: it keeps a profile, encrypted, until a person downloads it, once."""
+"""The telemetry that needs nothing else: our own rota says who is responsible, heartbeats are a machine's last word,
+and a profile is kept, encrypted, until a person downloads it, once.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 
 from django.db import transaction
 from django.utils import timezone
 
-from machines import identities, services
+from machines import identities, rota_rows, services
 from machines.errors import AlreadyHandedOver, IdentityError
-from machines.models import KeptProfile, Machine, User, VpnIdentity
-from machines.telemetry.base import Profile
+from machines.models import KeptProfile, Machine, User, VpnConnection, VpnIdentity
+from machines.rota import duty
+from machines.telemetry.base import Candidate, Duty, LastWord, Profile
+from machines.vpn.base import has_vpn
 
 # Time for a roll-out; what nobody fetched by then is erased, and what it admits is revoked.
 KEPT_FOR = timedelta(days=30)
 
 
 class BuiltinTelemetry:
-    """Keeps profiles in the database; see `download`."""
+    """Everything it knows is in the database: it never waits for anything else. For profiles see `download`."""
+
+    def who_is_responsible(self, machine: Machine, *, now: datetime) -> Duty:
+        """Those on a shift at this site by rank, then on the fleet's; then whoever else may be asked now.
+
+        Equal ones: who speaks the site's language, then by name. At a closed site only those on a shift are asked, if
+        there are any: nobody is woken for a machine that nobody stands at. In seven queries at most.
+        """
+        people, place = rota_rows.people_for(machine, now=now), rota_rows.place_of(machine.site)
+        found = duty.on_shift(people, place, now=now)
+        if not found or rota_rows.is_open(machine.site, now=now):
+            known = {one.name for one in found}
+            found += [one for one in duty.others(people, place, now=now) if one.name not in known]
+        if not found:
+            return Duty(candidates=(), source="builtin", next_at=duty.next_moment(people, place, now=now))
+        return Duty(tuple(Candidate(one.name, _why(one, place.zone)) for one in found), source="builtin")
+
+    def last_word(self, machine: Machine) -> LastWord | None:
+        """What the last heartbeat said, and how the machine stands in our VPN; its profile's version is a serial."""
+        newest = (
+            VpnConnection.objects.filter(machine=machine)
+            .order_by("-since", "-pk")
+            .values_list("heard_at", "ended_at", "identity__serial")
+            .first()
+        )
+        now = Machine.objects.filter(pk=machine.pk).values_list("last_seen_at", "software", "faults").first()
+        if now is None or (now[0] is None and newest is None):
+            return None
+        seen_at, software, faults = now
+        heard_at, ended_at, serial = newest or (None, None, "")
+        return LastWord(
+            at=max((at for at in (seen_at, heard_at) if at), default=None),
+            is_connected=newest is not None and ended_at is None if has_vpn() else None,
+            software=software,
+            faults=tuple(str(fault) for fault in faults),
+            profile_version=serial,
+        )
 
     def deliver_profile(self, machine: Machine, profile: Profile) -> None:
         now = timezone.now()
@@ -83,6 +123,14 @@ def forget_stale(*, now: datetime | None = None) -> int:
             if identity:
                 identities.revoke(identity, reason="its profile was never downloaded", now=now)
     return ended
+
+
+def _why(one: duty.Found, zone: tzinfo) -> str:
+    """As short as can be; times are those of the machine's site."""
+    until = f" until {one.until.astimezone(zone):%H:%M}" if one.until else ""
+    if one.rank is not None:
+        return f"on the rota {'here' if one.is_here else 'for every site'}{until}"
+    return f"at work{until} there" if until else "available"
 
 
 def _identity(serial: str, now: datetime) -> VpnIdentity | None:

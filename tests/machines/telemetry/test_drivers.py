@@ -1,4 +1,4 @@
-"""What every telemetry driver keeps to, and what the built-in one does besides."""
+"""Profiles with the built-in telemetry: kept until somebody downloads them, once."""
 
 from __future__ import annotations
 
@@ -12,34 +12,14 @@ from django.utils import timezone
 
 from machines import identities
 from machines.errors import AlreadyHandedOver, IdentityError
-from machines.models import KeptProfile, Machine, SecurityEvent, VpnIdentity
+from machines.models import KeptProfile, SecurityEvent, VpnIdentity
 from machines.telemetry import base, builtin
-from machines.telemetry.base import Profile, TelemetryDriver
+from machines.telemetry.base import Profile
 from tests.machines.cast import new_machine
+from tests.machines.telemetry.contract import made_profile
 from tests.sessions.rescues import person
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
-
-
-@pytest.fixture(params=sorted(base.ALIASES))
-def driver(request: pytest.FixtureRequest) -> TelemetryDriver:
-    """Each driver that the setting knows by an alias."""
-    from django.utils.module_loading import import_string
-
-    found: TelemetryDriver = import_string(base.ALIASES[request.param])()
-    return found
-
-
-def made(machine: Machine) -> Profile:
-    identity = identities.issue_identity(machine)
-    return Profile(identity_serial=identity.serial, text=identities.hand_over(identity))
-
-
-def test_driver_takes_a_profile_and_the_same_one_again(driver: TelemetryDriver) -> None:
-    machine = new_machine()
-    profile = made(machine)
-    driver.deliver_profile(machine, profile)
-    driver.deliver_profile(machine, profile)
 
 
 def test_profile_shows_its_text_to_no_log() -> None:
@@ -53,7 +33,7 @@ def test_setting_chooses_the_driver() -> None:
 
 def test_same_profile_delivered_twice_is_downloaded_once() -> None:
     machine, telemetry = new_machine(), builtin.BuiltinTelemetry()
-    profile = made(machine)
+    profile = made_profile(machine)
     telemetry.deliver_profile(machine, profile)
     telemetry.deliver_profile(machine, profile)
     assert builtin.download(machine, user=person("Alice")).text == profile.text
@@ -64,7 +44,7 @@ def test_same_profile_delivered_twice_is_downloaded_once() -> None:
 
 def test_newer_profile_takes_the_place_of_the_older() -> None:
     machine, telemetry = new_machine(), builtin.BuiltinTelemetry()
-    old, new = made(machine), made(machine)
+    old, new = made_profile(machine), made_profile(machine)
     telemetry.deliver_profile(machine, old)
     telemetry.deliver_profile(machine, new)
     assert builtin.download(machine, user=person("Alice")).text == new.text
@@ -75,7 +55,7 @@ def test_newer_profile_takes_the_place_of_the_older() -> None:
 
 def test_kept_profile_is_encrypted_and_gone_after_the_download() -> None:
     machine = new_machine()
-    profile = made(machine)
+    profile = made_profile(machine)
     builtin.BuiltinTelemetry().deliver_profile(machine, profile)
 
     def column() -> str:
@@ -97,7 +77,7 @@ def test_kept_profile_is_encrypted_and_gone_after_the_download() -> None:
 
 def test_revoked_profile_is_not_given_out() -> None:
     machine = new_machine()
-    builtin.BuiltinTelemetry().deliver_profile(machine, made(machine))
+    builtin.BuiltinTelemetry().deliver_profile(machine, made_profile(machine))
     assert builtin.kept_for(machine) is not None
     identities.revoke_all(machine, reason="lost")
     assert builtin.kept_for(machine) is None
@@ -107,7 +87,7 @@ def test_revoked_profile_is_not_given_out() -> None:
 
 def test_frozen_machines_profile_is_not_given_out() -> None:
     machine = new_machine()
-    builtin.BuiltinTelemetry().deliver_profile(machine, made(machine))
+    builtin.BuiltinTelemetry().deliver_profile(machine, made_profile(machine))
     identities.freeze(machine, "by hand")
     with pytest.raises(IdentityError, match="frozen"):
         builtin.download(machine, user=person("Alice"))
@@ -120,7 +100,7 @@ def test_machine_without_a_profile_says_so() -> None:
 
 def test_what_nobody_fetched_is_erased_and_revoked_in_the_end() -> None:
     machine, now = new_machine(), timezone.now()
-    builtin.BuiltinTelemetry().deliver_profile(machine, made(machine))
+    builtin.BuiltinTelemetry().deliver_profile(machine, made_profile(machine))
     assert builtin.forget_stale(now=now + builtin.KEPT_FOR - timedelta(minutes=1)) == 0
     assert builtin.forget_stale(now=now + builtin.KEPT_FOR + timedelta(minutes=1)) == 1
     assert KeptProfile.objects.get().profile is None
@@ -130,7 +110,7 @@ def test_what_nobody_fetched_is_erased_and_revoked_in_the_end() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_double_click_on_download_gives_it_once() -> None:
     machine, alice = new_machine(), person("Alice")
-    builtin.BuiltinTelemetry().deliver_profile(machine, made(machine))
+    builtin.BuiltinTelemetry().deliver_profile(machine, made_profile(machine))
     barrier = threading.Barrier(4)
 
     def click(_: int) -> object:

@@ -21,8 +21,8 @@ from tests.sessions.rescues import Clock, person
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
 
 
-class Post:
-    """A driver that takes what it is given, or says what it is told to say."""
+class Post(builtin.BuiltinTelemetry):
+    """A driver that takes what it is given, or says what it is told to say; for the rest as the built-in one."""
 
     def __init__(self) -> None:
         self.taken: list[Profile] = []
