@@ -17,7 +17,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Q, QuerySet
 
 from machines.models import Fleet, Operator, User
-from notifications import bell, wording
+from notifications import bell, sns, wording
 from notifications.models import Delivery, PushDevice
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,25 @@ def post(
         Delivery.objects.filter(
             subject=message.subject, recipient__in=people, is_silent=True, state=State.PENDING
         ).update(state=State.WITHDRAWN, ended_at=now, outcome="Out of date: there is a newer message.")
+        if sns.is_chosen():
+            _await_sns(rows, message.subject, key, now=now)
     return _add(rows)
+
+
+def reachable(users: Iterable[User]) -> set[int]:
+    """Who of these people `post` would put a message down for, whatever becomes of it; their ids, in two queries."""
+    people = {user.pk: user for user in users if user.is_active}
+    found: set[int] = set()
+    if people and settings.VAPID_PRIVATE_KEY:
+        devices = PushDevice.objects.filter(user__in=people, disabled_at=None)
+        found.update(devices.values_list("user_id", flat=True))
+    by_mail, by_phone = bool(settings.NOTIFY_EMAIL_URL), settings.SMS != "none"
+    if people and (by_mail or by_phone):
+        for operator in Operator.objects.filter(user__in=people):
+            has_mail = by_mail and operator.wants_email and people[operator.user_id].email
+            if has_mail or (by_phone and operator.wants_sms and operator.phone):
+                found.add(operator.user_id)
+    return found
 
 
 def post_to_address(message: Message, *, email: str = "", phone: str = "", key: str, now: datetime) -> list[Delivery]:
@@ -233,6 +251,15 @@ def _row(
         expires_at=message.expires_at,
         created_at=now,
     )
+
+
+def _await_sns(rows: Iterable[Delivery], subject: UUID, key: str, *, now: datetime) -> None:
+    """Leaves pushes to the worker that SNS calls; what it has not brought by the end of its grace goes out anyway."""
+    pushes = [row for row in rows if row.channel == Channel.WEB_PUSH]
+    for row in pushes:
+        row.next_try_at = now + sns.grace()
+    if pushes:
+        sns.announce(subject=subject, key=key, now=now)
 
 
 def _add(rows: Sequence[Delivery]) -> list[Delivery]:

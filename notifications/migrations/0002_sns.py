@@ -9,81 +9,120 @@ import machines.encryption
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('notifications', '0001_messages'),
+        ("notifications", "0001_messages"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='SnsCertificate',
+            name="SnsCertificate",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('url', models.CharField(editable=False, max_length=300, unique=True, verbose_name='address')),
-                ('pem', models.TextField(blank=True, editable=False)),
-                ('not_before', models.DateTimeField(editable=False, null=True)),
-                ('not_after', models.DateTimeField(editable=False, null=True)),
-                ('noted_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False)),
-                ('fetched_at', models.DateTimeField(editable=False, null=True)),
-                ('tries', models.PositiveIntegerField(default=0, editable=False)),
-                ('next_try_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, help_text='Empty: it is here, or was given up.', null=True)),
-                ('problem', models.CharField(blank=True, editable=False, max_length=300)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("url", models.CharField(editable=False, max_length=300, unique=True, verbose_name="address")),
+                ("pem", models.TextField(blank=True, editable=False)),
+                ("not_before", models.DateTimeField(editable=False, null=True)),
+                ("not_after", models.DateTimeField(editable=False, null=True)),
+                ("noted_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False)),
+                ("fetched_at", models.DateTimeField(editable=False, null=True)),
+                ("tries", models.PositiveIntegerField(default=0, editable=False)),
+                (
+                    "next_try_at",
+                    models.DateTimeField(
+                        default=django.utils.timezone.now,
+                        editable=False,
+                        help_text="Empty: it is here, or was given up.",
+                        null=True,
+                    ),
+                ),
+                ("problem", models.CharField(blank=True, editable=False, max_length=300)),
             ],
             options={
-                'verbose_name': 'SNS certificate',
-                'ordering': ['-noted_at', '-id'],
+                "verbose_name": "SNS certificate",
+                "ordering": ["-noted_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='SnsConfirmation',
+            name="SnsConfirmation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('subscribe', 'Subscribe'), ('unsubscribe', 'Unsubscribed')], editable=False, max_length=16)),
-                ('topic', models.CharField(editable=False, max_length=300)),
-                ('message_id', models.CharField(editable=False, max_length=100, unique=True)),
-                ('token', machines.encryption.EncryptedTextField(editable=False, null=True)),
-                ('asked_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('tries', models.PositiveIntegerField(default=0, editable=False)),
-                ('next_try_at', models.DateTimeField(editable=False, help_text='Empty: nothing is to be done.', null=True)),
-                ('confirmed_at', models.DateTimeField(editable=False, null=True)),
-                ('subscription', models.CharField(blank=True, editable=False, max_length=400)),
-                ('problem', models.CharField(blank=True, editable=False, max_length=300)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("subscribe", "Subscribe"), ("unsubscribe", "Unsubscribed")],
+                        editable=False,
+                        max_length=16,
+                    ),
+                ),
+                ("topic", models.CharField(editable=False, max_length=300)),
+                ("message_id", models.CharField(editable=False, max_length=100, unique=True)),
+                ("token", machines.encryption.EncryptedTextField(editable=False, null=True)),
+                ("asked_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ("tries", models.PositiveIntegerField(default=0, editable=False)),
+                (
+                    "next_try_at",
+                    models.DateTimeField(editable=False, help_text="Empty: nothing is to be done.", null=True),
+                ),
+                ("confirmed_at", models.DateTimeField(editable=False, null=True)),
+                ("subscription", models.CharField(blank=True, editable=False, max_length=400)),
+                ("problem", models.CharField(blank=True, editable=False, max_length=300)),
             ],
             options={
-                'verbose_name': 'SNS confirmation',
-                'ordering': ['-asked_at', '-id'],
+                "verbose_name": "SNS confirmation",
+                "ordering": ["-asked_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='SnsMessage',
+            name="SnsMessage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('message_id', models.CharField(editable=False, max_length=100, unique=True)),
-                ('heard_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("message_id", models.CharField(editable=False, max_length=100, unique=True)),
+                ("heard_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False)),
             ],
             options={
-                'verbose_name': 'SNS message',
-                'ordering': ['-heard_at', '-id'],
+                "verbose_name": "SNS message",
+                "ordering": ["-heard_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='SnsAnnouncement',
+            name="SnsAnnouncement",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('key', models.CharField(editable=False, help_text="What its messages' keys begin with.", max_length=200, unique=True)),
-                ('subject', models.UUIDField(editable=False)),
-                ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False)),
-                ('attempt', models.UUIDField(editable=False, help_text='One call of SNS; several may share it.', null=True)),
-                ('taken_at', models.DateTimeField(editable=False, null=True)),
-                ('published_at', models.DateTimeField(editable=False, null=True)),
-                ('message_id', models.CharField(blank=True, editable=False, max_length=100)),
-                ('heard_at', models.DateTimeField(editable=False, help_text='When SNS first called the hook with it.', null=True)),
-                ('problem', models.CharField(blank=True, editable=False, max_length=300)),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                (
+                    "key",
+                    models.CharField(
+                        editable=False, help_text="What its messages' keys begin with.", max_length=200, unique=True
+                    ),
+                ),
+                ("subject", models.UUIDField(editable=False)),
+                ("created_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now, editable=False)),
+                (
+                    "attempt",
+                    models.UUIDField(editable=False, help_text="One call of SNS; several may share it.", null=True),
+                ),
+                ("taken_at", models.DateTimeField(editable=False, null=True)),
+                ("published_at", models.DateTimeField(editable=False, null=True)),
+                ("message_id", models.CharField(blank=True, editable=False, max_length=100)),
+                (
+                    "heard_at",
+                    models.DateTimeField(
+                        editable=False, help_text="When SNS first called the hook with it.", null=True
+                    ),
+                ),
+                ("problem", models.CharField(blank=True, editable=False, max_length=300)),
             ],
             options={
-                'verbose_name': 'SNS announcement',
-                'ordering': ['-created_at', '-id'],
-                'indexes': [models.Index(condition=models.Q(('taken_at', None)), fields=['created_at'], name='sns_announcements_waiting'), models.Index(condition=models.Q(('taken_at__isnull', False)), fields=['attempt'], name='sns_announcements_taken')],
+                "verbose_name": "SNS announcement",
+                "ordering": ["-created_at", "-id"],
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("taken_at", None)), fields=["created_at"], name="sns_announcements_waiting"
+                    ),
+                    models.Index(
+                        condition=models.Q(("taken_at__isnull", False)),
+                        fields=["attempt"],
+                        name="sns_announcements_taken",
+                    ),
+                ],
             },
         ),
     ]
