@@ -59,6 +59,16 @@ class RegistrationRefused(FleetError):
         self.errors = errors
 
 
+class AvailabilityRefused(FleetError):
+    """Times like these cannot be somebody's; `errors` has a sentence or more for each field by its name."""
+
+    code = "invalid"
+
+    def __init__(self, errors: dict[str, list[str]]) -> None:
+        super().__init__(" ".join(sentence for words in errors.values() for sentence in words))
+        self.errors = errors
+
+
 class EnrolmentRefused(FleetError):
     """An enrolment code is unknown, out of time, or was used for another key; `code` says which."""
 

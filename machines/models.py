@@ -13,6 +13,7 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from machines.languages import LanguagesField
+from machines.rota import public_holidays
 from machines.rota_models import phone_validator
 from machines.vpn.networks import check_part
 
@@ -124,6 +125,16 @@ class Site(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}, {self.city}"
+
+    def clean(self) -> None:
+        super().clean()
+        if self.closed_on_public_holidays and self.country and not public_holidays.is_known(self.country):
+            raise ValidationError(
+                {
+                    "closed_on_public_holidays": f"There is no calendar of public holidays for {self.country}; "
+                    "leave this off and add the days as closures."
+                }
+            )
 
 
 class MachineModel(models.Model):
@@ -245,6 +256,11 @@ class Operator(models.Model):
 
     def __str__(self) -> str:
         return self.user.display_name
+
+    def clean(self) -> None:
+        super().clean()
+        if self.wants_sms and not self.phone:
+            raise ValidationError({"phone": "For messages by SMS there must be a phone number."})
 
     @property
     def is_supervisor(self) -> bool:
