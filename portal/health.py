@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from machines import identities
+from notifications import sns_health
 from sessions.models import Gateway, SupportSession
 from sessions.states import GatewayState, State
 
@@ -22,20 +23,23 @@ BEHIND_S = 15
 
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 `ok`; 200 `degraded` when the worker is behind or the VPN needs somebody; 503 `down` without a database.
+    """200 `ok`; 200 `degraded` when the worker is behind, the VPN or SNS needs somebody; 503 `down` without a database.
 
-    What the VPN needs is for the logs and the admin: this is for anybody.
+    What they need is for the logs and the admin: this is for anybody.
     """
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         worker = "behind" if _worker_is_behind() else "ok"
         vpn = "needs attention" if identities.server_health() else "ok"
+        notifications = "needs attention" if sns_health.sentences() else "ok"
     except Error as error:
         logger.error("The database does not answer: %s", type(error).__name__, exc_info=error)
-        return _answer(503, status="down", database="unreachable", worker="unknown", vpn="unknown")
-    status = "ok" if (worker, vpn) == ("ok", "ok") else "degraded"
-    return _answer(200, status=status, database="ok", worker=worker, vpn=vpn)
+        return _answer(
+            503, status="down", database="unreachable", worker="unknown", vpn="unknown", notifications="unknown"
+        )
+    status = "ok" if (worker, vpn, notifications) == ("ok", "ok", "ok") else "degraded"
+    return _answer(200, status=status, database="ok", worker=worker, vpn=vpn, notifications=notifications)
 
 
 def _worker_is_behind() -> bool:

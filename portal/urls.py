@@ -8,6 +8,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from machines.api.enrolment import EnrolView
+from notifications import sns_hook
 from portal import app_files, availability_pages, health, machine_pages, message_pages, views
 from portal.api.schema import SchemaView
 
@@ -49,6 +50,7 @@ urlpatterns = [
     path("sw.js", app_files.service_worker, name="service-worker"),
     path("manifest.webmanifest", app_files.manifest, name="manifest"),
     path("offline/", app_files.offline, name="offline"),
+    path("hooks/sns/", sns_hook.receive, name="sns-hook"),
     path("healthz", health.healthz),
     path("favicon.ico", RedirectView.as_view(url="/static/img/mark.svg", permanent=False)),
 ]
