@@ -170,6 +170,11 @@ try:
     GATEWAY_DEADLINE_S = env.number("GATEWAY_DEADLINE_S", 120, minimum=1)
     # Somebody must have claimed within this time.
     ANSWER_DEADLINE_S = env.number("ANSWER_DEADLINE_S", 1800, minimum=1)
+    # The ladder of who is asked, unless the fleet has its own: without a claim the next person is asked after this time,
+    ASK_NEXT_AFTER_S = env.number("ASK_NEXT_AFTER_S", 45, minimum=1, maximum=86_400)
+    # after the last of them the supervisors, and after those the fleet's address of last resort.
+    ASK_SUPERVISORS_AFTER_S = env.number("ASK_SUPERVISORS_AFTER_S", 60, minimum=1, maximum=86_400)
+    ASK_LAST_RESORT_AFTER_S = env.number("ASK_LAST_RESORT_AFTER_S", 120, minimum=1, maximum=86_400)
     # A desktop that was there and went away may come back within this time.
     MACHINE_GONE_S = env.number("MACHINE_GONE_S", 120, minimum=1)
     # A machine has this long to fetch the news that its rescue is closing.

@@ -13,6 +13,8 @@ class SupportConfig(AppConfig):
 
     def ready(self) -> None:
         from machines import passages
-        from sessions import selectors
+        from notifications import outbox
+        from sessions import escalation, selectors
 
         passages.register(selectors.passages)
+        outbox.register_judge(escalation.is_wanted)

@@ -1,40 +1,48 @@
 """A bell that says "there is work": wakes the worker's threads and the loop's listeners of this process.
 
-A lost ring costs at most one polling interval; nothing depends on it but speed.
+A lost ring costs at most one polling interval; nothing depends on it but speed. Who asks people for help has a bell
+of its own: it is to be quick, and has nothing to do with the many rings about gateways.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
+from collections.abc import Callable
 
 _condition = threading.Condition()
-_rings = 0
+_rings: Counter[str] = Counter()
 _listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
+WORK = "work"
+ASKING = "asking"
 
-def ring() -> None:
-    """Wakes all who wait; callable from any thread."""
-    global _rings
+
+def ring(whom: str = WORK) -> None:
+    """Wakes all who wait for this; callable from any thread."""
     with _condition:
-        _rings += 1
+        _rings[whom] += 1
         _condition.notify_all()
-        listeners = list(_listeners)
+        listeners = list(_listeners) if whom == WORK else []
     for loop, event in listeners:
         if not loop.is_closed():
             loop.call_soon_threadsafe(event.set)
 
 
-def count() -> int:
+def count(whom: str = WORK) -> int:
     """How often the bell has rung: take it before looking for work, give it to `wait` afterwards."""
     with _condition:
-        return _rings
+        return _rings[whom]
 
 
-def wait(*, seen: int, timeout_s: float) -> None:
-    """Blocks until the bell has rung since `seen` was taken, or the time is over."""
+def wait(*, seen: int, timeout_s: float, whom: str = WORK, unless: Callable[[], bool] = lambda: False) -> None:
+    """Blocks until the bell has rung since `seen` was taken, or the time is over.
+
+    `unless` is asked at every ring, whomever it is for: whoever is to stop hears the ring that tells of it.
+    """
     with _condition:
-        _condition.wait_for(lambda: _rings != seen, timeout=timeout_s)
+        _condition.wait_for(lambda: _rings[whom] != seen or unless(), timeout=timeout_s)
 
 
 class Listener:

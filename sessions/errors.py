@@ -56,6 +56,12 @@ class IdempotencyConflict(SupportError):
     code = "idempotency_conflict"
 
 
+class NotMissed(SupportError):
+    """The rescue was not missed: somebody came, or it is still open."""
+
+    code = "not_missed"
+
+
 class TicketRefused(SupportError):
     """A tunnel ticket is unknown, used, expired, or not this person's."""
 

@@ -7,7 +7,7 @@ Nothing outside is called from here; what is wanted is committed, and the worker
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +21,7 @@ from django.utils import timezone
 from machines import selectors as fleet_selectors
 from machines.models import Machine, User
 from notifications import live
-from sessions import bell
+from sessions import bell, messages
 from sessions.errors import AlreadyClaimed, NotAllowed, SessionClosed, StateConflict
 from sessions.models import Escalation, RdpCredential, SessionEvent, SupportSession
 from sessions.states import OPEN_STATES, TRANSITIONS, EndReason, State
@@ -29,6 +29,11 @@ from sessions.states import OPEN_STATES, TRANSITIONS, EndReason, State
 # Changes that give worker and keeper nothing to do: waking them would take the processor from whom it concerns.
 _NO_WORK = frozenset(
     {"claimed", "released", "handed_over", "attached", "detached", "repairing", "left_desktop", "notice"}
+    | {"asked", "missed", "looked_at"}
+)
+# Changes of who has it, or of whether it waits at all: who asks people for help looks at once.
+_FOR_ASKER = frozenset(
+    {"requested", "claimed", "released", "claim_expired", "handed_over", "close_requested", "cancelled", "ended"}
 )
 
 
@@ -66,7 +71,7 @@ def begin(
         session=session, at=now, kind="requested", to_state=State.REQUESTED, actor="machine",
         detail={"code": problem_code, "text": problem_text},
     )  # fmt: skip
-    _announce(machine.fleet_id, session.pk)
+    _announce(machine.fleet_id, session.pk, kind="requested")
     return session
 
 
@@ -114,6 +119,7 @@ def release(session: SupportSession, *, user: User, now: datetime | None = None)
     with transaction.atomic():
         won = _change(
             session, {"operator": session.operator_id}, kind="released", user=user, now=now,
+            detail={"operator": session.operator_id},
             operator=None, claimed_at=None, unattended_since=None, answer_due_at=_answer_due(session, now),
         )  # fmt: skip
     return _after(session, won)
@@ -146,6 +152,8 @@ def hand_over(session: SupportSession, *, to: User, user: User, now: datetime | 
             detail={"from": session.operator_id, "to": to.pk, "to_name": to.display_name},
             operator=to, claimed_at=now, unattended_since=now,
         )  # fmt: skip
+        if won and to != user:
+            messages.tell_new_operator(session, to, by=user, now=now)
     return _after(session, won)
 
 
@@ -306,6 +314,22 @@ def vpn_told(session: SupportSession, *, now: datetime) -> None:
         _change(session, {"vpn_told_at": None}, states=(State.CLOSING,), kind="vpn_told", now=now, vpn_told_at=now)
 
 
+def note_asking(session: SupportSession, events: Iterable[tuple[str, dict[str, object]]], *, now: datetime) -> None:
+    """Keeps who is asked to take a session that waits, and tells open pages; in the transaction that asks them.
+
+    Raises StateConflict when it was claimed or is over, or was given back since it was read: then nobody is asked.
+    """
+    waits = SupportSession.objects.filter(
+        pk=session.pk, state__in=OPEN_STATES, operator=None, answer_due_at=session.answer_due_at
+    )
+    if not waits.update(version=F("version") + 1, updated_at=now):
+        raise StateConflict("The session does not wait for anybody any more.")
+    SessionEvent.objects.bulk_create(
+        SessionEvent(session_id=session.pk, at=now, kind=kind, actor="system", detail=detail) for kind, detail in events
+    )
+    _announce(session.fleet_id, session.pk, kind="asked")
+
+
 def finish(session: SupportSession, *, now: datetime) -> SupportSession:
     """closing → closed; the worker calls it when nothing is left open."""
     return _move(session, State.CLOSED, kind="closed", now=now, closed_at=now, notice="")
@@ -385,7 +409,7 @@ def _change(
         user=user,
         detail=detail or {},
     )
-    _announce(session.fleet_id, session.pk, rings=kind not in _NO_WORK)
+    _announce(session.fleet_id, session.pk, kind=kind)
     return True
 
 
@@ -420,9 +444,11 @@ def _end(
     raise StateConflict("The session kept changing; try again.")
 
 
-def _announce(fleet_id: int, session_id: UUID, *, rings: bool = True) -> None:
+def _announce(fleet_id: int, session_id: UUID, *, kind: str) -> None:
     def tell() -> None:
-        if rings:
+        if kind in _FOR_ASKER:
+            bell.ring(bell.ASKING)
+        if kind not in _NO_WORK:
             bell.ring()
         live.session_changed(fleet_id=fleet_id, session_id=session_id)
 

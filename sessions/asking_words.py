@@ -1,0 +1,82 @@
+"""What people read about who is asked to take a rescue, and from when somebody will be there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sessions.models import Rung
+
+NOBODY = "Nobody is on duty at this moment."
+_MOST_NAMED = 5
+
+
+def for_machine(next_duty_at: datetime | None, *, time_zone: str, now: datetime) -> str:
+    """For the person at a machine that nobody can be asked about: from when somebody will look, by the clock there."""
+    if next_duty_at is None or next_duty_at <= now:
+        return f"{NOBODY} Your request is kept, and somebody will look at this machine."
+    return f"{NOBODY} Somebody will look at this machine from {moment(next_duty_at, time_zone=time_zone, now=now)}."
+
+
+def moment(at: datetime, *, time_zone: str, now: datetime) -> str:
+    """A moment to come as people there say it: 07:00, tomorrow 07:00, Monday 07:00, 3 December 07:00."""
+    there, today = at.astimezone(ZoneInfo(time_zone)), now.astimezone(ZoneInfo(time_zone)).date()
+    if there.date() == today:
+        return f"{there:%H:%M}"
+    if there.date() == today + timedelta(days=1):
+        return f"tomorrow {there:%H:%M}"
+    if there.date() < today + timedelta(days=7):
+        return f"{there:%A %H:%M}"
+    return f"{there.day} {there:%B %H:%M}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: Alice, Bob and Carol; of many the first few."""
+    shown = list(names[:_MOST_NAMED])
+    if len(names) > _MOST_NAMED:
+        shown.append(f"{len(names) - _MOST_NAMED} more")
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else "".join(shown)
+
+
+def progress(asked: Sequence[str], *, following: str) -> str:
+    """Who was asked so far, and who is next (empty: nobody): Alice was asked; Bob is next."""
+    if not asked:
+        return ""
+    verb = "were" if len(asked) > 1 else "was"
+    next_one = f"; {following} {'are' if following == SUPERVISORS else 'is'} next" if following else ""
+    return f"{listed(asked)} {verb} asked{next_one}."
+
+
+SUPERVISORS = "the supervisors"
+LAST_RESORT = "the address of last resort"
+# Whom a rung is called when no name is known yet.
+RUNG_NAMES = {Rung.SUPERVISORS: SUPERVISORS, Rung.LAST_RESORT: LAST_RESORT}
+
+
+def event_sentence(kind: str, detail: dict[str, Any], *, time_zone: str, at: datetime) -> str:
+    """An event of the asking in words; empty for one of another kind."""
+    names = [str(name) for name in detail.get("names", [])]
+    why = f": {detail['why']}" if detail.get("why") else ""
+    match kind:
+        case "asked":
+            return f"{listed(names)} was asked{why}."
+        case "supervisors_asked":
+            return f"The supervisors were asked: {listed(names)}."
+        case "not_reached":
+            have = "have" if len(names) > 1 else "has"
+            return f"No message can reach {listed(names)}, who {have} no device, e-mail or SMS for it here."
+        case "last_resort_asked":
+            return "The address of last resort was told that nobody has answered."
+        case "telemetry_stood_in":
+            return str(detail.get("detail", ""))
+        case "nobody_asked":
+            since = detail.get("next_duty_at")
+            if not since:
+                return f"{NOBODY} There is nobody to ask."
+            then = moment(datetime.fromisoformat(since), time_zone=time_zone, now=at)
+            return f"{NOBODY} Somebody will be from {then}, by the clock there."
+        case "missed":
+            return "It ended without anybody having come. The supervisors find it among the missed ones."
+    return ""
