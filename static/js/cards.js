@@ -33,6 +33,11 @@ export function isEnding(card) {
   return card.state === "closing" || card.state === "closed";
 }
 
+/** Nobody has claimed it yet. */
+export function isWaiting(card) {
+  return card.operator === null && !isEnding(card);
+}
+
 export function isMine(card, me) {
   return card.operator !== null && card.operator.id === me.id;
 }

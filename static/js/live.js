@@ -8,6 +8,11 @@ const FIRST_DELAY_MS = 500;
 const LAST_DELAY_MS = 15_000;
 // The server pings every 20 s: two missed ones and the line is dead, whatever the browser believes.
 const SILENCE_MS = 45_000;
+// The page asks more often while somebody looks at it, and wants an answer.
+const PING_MS = 10_000;
+const ANSWER_MS = 10_000;
+// A proxy that blocks WebSockets may refuse them, or never answer: after this the page asks by itself meanwhile.
+const PATIENCE_MS = 5000;
 const POLL_MS = 4000;
 // WebSockets count as blocked, for now, when this many attempts in a row brought no snapshot.
 const BLOCKED_AFTER = 2;
@@ -16,20 +21,25 @@ const SIGNED_OUT = 4401;
 export class Live {
   /**
    * @param {object} options
-   * @param {(sessions: object[]) => void} options.onSnapshot every open card there is
+   * @param {(sessions: object[], me: object) => void} options.onSnapshot every open card there is, and whose line it is
    * @param {(card: object) => void} options.onSession one card that has changed
    * @param {(status: "connecting"|"live"|"polling"|"lost") => void} options.onStatus
-   * @param {() => Promise<void>} options.poll asks by REST and hands on what it got; throws Problem
+   * @param {() => Promise<() => void>} options.poll asks by REST and gives what takes in the answer, called unless the
+   *     line has come back meanwhile and knows better; throws Problem
    * @param {(milliseconds: number) => void} [options.onRoundTrip]
+   * @param {() => void} [options.onSignedOut] else the page goes to the sign-in
    */
-  constructor({ onSnapshot, onSession, onStatus, poll, onRoundTrip = null }) {
+  constructor({ onSnapshot, onSession, onStatus, poll, onRoundTrip = null, onSignedOut = null }) {
     Object.assign(this, { onSnapshot, onSession, onStatus, poll, onRoundTrip });
+    this.onSignedOut = onSignedOut ?? (() => location.assign(signInAddress()));
     this.socket = null;
     this.failures = 0;
     this.status = "";
     this.retryTimer = 0;
     this.pollTimer = 0;
+    this.polling = null;
     this.silenceTimer = 0;
+    this.patienceTimer = 0;
     this.pinged = 0;
     this.stopped = false;
   }
@@ -39,23 +49,26 @@ export class Live {
     this.#connect();
     // A laptop that wakes, a phone back in the network, a tab that is looked at again: try at once.
     addEventListener("online", () => this.#hurry());
+    addEventListener("offline", () => this.#drop());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#hurry());
-    if (this.onRoundTrip) setInterval(() => this.ping(), 5000);
+    setInterval(() => document.visibilityState === "visible" && this.ping(), this.onRoundTrip ? PING_MS / 2 : PING_MS);
   }
 
   stop() {
     this.stopped = true;
+    this.#stopPolling();
     clearTimeout(this.retryTimer);
-    clearTimeout(this.pollTimer);
     clearTimeout(this.silenceTimer);
+    clearTimeout(this.patienceTimer);
     this.socket?.close();
   }
 
-  /** Measures the way to the server and back. */
+  /** Measures the way to the server and back; a line that gives no answer is dead. */
   ping() {
-    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    if (this.socket?.readyState !== WebSocket.OPEN || this.pinged) return;
     this.pinged = performance.now();
     this.socket.send('{"type":"ping"}');
+    this.#listenForSilence(ANSWER_MS);
   }
 
   #say(status) {
@@ -65,7 +78,9 @@ export class Live {
   }
 
   #hurry() {
-    if (this.stopped || this.socket?.readyState === WebSocket.OPEN) return;
+    if (this.stopped) return;
+    // It may have died while the computer slept.
+    if (this.socket?.readyState === WebSocket.OPEN) return this.ping();
     this.failures = Math.min(this.failures, 1);
     this.#connect();
   }
@@ -74,6 +89,7 @@ export class Live {
     clearTimeout(this.retryTimer);
     if (this.socket) this.socket.onclose = this.socket.onmessage = null;
     this.socket?.close();
+    this.pinged = 0;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     try {
       this.socket = new WebSocket(`${scheme}//${location.host}/ws/live/`);
@@ -82,8 +98,11 @@ export class Live {
       return;
     }
     this.#listenForSilence();
+    clearTimeout(this.patienceTimer);
+    this.patienceTimer = setTimeout(() => this.#startPolling(), PATIENCE_MS);
     this.socket.onmessage = (event) => {
-      this.#listenForSilence();
+      // Our own question stays one until it is answered.
+      if (!this.pinged) this.#listenForSilence();
       this.#take(event.data);
     };
     this.socket.onclose = (event) => this.#closed(event.code);
@@ -99,10 +118,10 @@ export class Live {
     switch (message.type) {
       case "snapshot":
         this.failures = 0;
-        clearTimeout(this.pollTimer);
-        this.pollTimer = 0;
+        clearTimeout(this.patienceTimer);
+        this.#stopPolling();
         serverTime(message.server_time);
-        this.onSnapshot(message.sessions);
+        this.onSnapshot(message.sessions, message.me);
         this.#say("live");
         this.ping();
         break;
@@ -115,26 +134,31 @@ export class Live {
       case "pong":
         if (this.pinged) this.onRoundTrip?.(performance.now() - this.pinged);
         this.pinged = 0;
+        this.#listenForSilence();
         break;
     }
   }
 
-  #listenForSilence() {
+  #listenForSilence(within = SILENCE_MS) {
     clearTimeout(this.silenceTimer);
-    const socket = this.socket;
-    this.silenceTimer = setTimeout(() => {
-      socket.onclose = socket.onmessage = null;
-      socket.close();
-      this.#closed();
-    }, SILENCE_MS);
+    this.silenceTimer = setTimeout(() => this.#drop(), within);
+  }
+
+  /** Gives up a line that the browser still takes for one. */
+  #drop() {
+    if (this.stopped || !this.socket || this.socket.readyState === WebSocket.CLOSED) return;
+    this.socket.onclose = this.socket.onmessage = null;
+    this.socket.close();
+    this.#closed();
   }
 
   #closed(code = 0) {
     clearTimeout(this.silenceTimer);
+    clearTimeout(this.patienceTimer);
     if (this.stopped) return;
     if (code === SIGNED_OUT) {
       this.stop();
-      location.assign(signInAddress());
+      this.onSignedOut();
       return;
     }
     this.failures += 1;
@@ -146,23 +170,33 @@ export class Live {
   }
 
   #startPolling() {
-    if (this.pollTimer || this.stopped) return;
+    if (this.polling || this.stopped) return;
+    // The line may come back while an answer is on its way, and be lost again: an old answer counts no more.
+    const turn = (this.polling = {});
     const ask = async () => {
+      let status = "polling";
       try {
-        await this.poll();
-        if (this.pollTimer) this.#say("polling");
+        const take = await this.poll();
+        if (this.polling === turn) take();
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
         if (error.status === 401) {
           this.stop();
-          location.assign(signInAddress());
+          this.onSignedOut();
           return;
         }
-        if (this.pollTimer) this.#say("lost");
+        status = "lost";
       }
-      if (this.pollTimer) this.pollTimer = setTimeout(ask, POLL_MS * (0.8 + Math.random() * 0.4));
+      if (this.polling !== turn) return;
+      this.#say(status);
+      this.pollTimer = setTimeout(ask, POLL_MS * (0.8 + Math.random() * 0.4));
     };
-    this.pollTimer = setTimeout(ask, 0);
+    ask();
+  }
+
+  #stopPolling() {
+    clearTimeout(this.pollTimer);
+    this.polling = null;
   }
 }
 

@@ -1,6 +1,7 @@
 // One ticket of the queue: made once, then brought up to date in place, so that focus and reading are not disturbed.
 
 import { button, el, icon, setText } from "./dom.js";
+import { asking } from "./asking.js";
 import { secondsSince, stopwatch, timeOfDay, wallClock } from "./times.js";
 import { isMine, may } from "./cards.js";
 import { country, machineName, problemText } from "./words.js";
@@ -23,6 +24,9 @@ export class Ticket {
     this.clock = el("time");
     this.state = el("span", { class: "state" });
     this.who = el("span");
+    this.asked = el("span");
+    this.stoodIn = el("span");
+    this.asking = el("p", { class: "asking small" }, icon("bell"), el("span", {}, this.asked, this.stoodIn));
     this.notice = el("p", { class: "notice small" });
     this.message = el("div", { class: "note warm", role: "status", hidden: true });
     this.actions = el("div", { class: "act" });
@@ -44,6 +48,7 @@ export class Ticket {
           this.state,
           el("span", {}, icon("person"), this.who),
         ),
+        this.asking,
       ),
       this.actions,
       this.notice,
@@ -81,6 +86,10 @@ export class Ticket {
     if (this.node.dataset.age !== age) this.node.dataset.age = age;
     const wall = wallClock(card.site.time_zone);
     setText(this.clock, wall && `${wall} there`);
+    const asked = waiting ? asking(card.asking, this.me) : "";
+    setText(this.asked, asked);
+    setText(this.stoodIn, asked && card.asking.stood_in ? ` ${card.asking.stood_in}` : "");
+    this.asking.hidden = !asked;
   }
 
   /** A calm word on the ticket itself, for the one who was second. */

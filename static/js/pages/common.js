@@ -1,6 +1,7 @@
-// What every page has: the account's menu, times in words, alarms for supervisors.
+// What every page has: the account's menu, times in words, alarms for supervisors, who waits.
 
 import { keepAlarms } from "../alarms.js";
+import { keepCount } from "../attention.js";
 import { keepTimes } from "../times.js";
 
 const menu = document.querySelector("details.who");
@@ -17,3 +18,5 @@ if (menu) {
 
 keepTimes();
 keepAlarms();
+// The page's own module comes after this one, and says whether it has a line.
+setTimeout(keepCount);

@@ -1,10 +1,11 @@
 // One machine: its banner follows the rescue that is open, or not, while one looks.
 
 import "./common.js";
-import { Problem, get } from "../api.js";
+import { sessions } from "../api.js";
+import * as attention from "../attention.js";
 import { isEnding } from "../cards.js";
 import { announce, el, icon, pageState, setText } from "../dom.js";
-import { Live } from "../live.js";
+import { Live, connectionBanner } from "../live.js";
 import { duration, everySecond, fillTimes, secondsSince, serverTime } from "../times.js";
 import { problemText } from "../words.js";
 
@@ -41,6 +42,7 @@ function tick() {
 }
 
 function take(card) {
+  attention.changed(card);
   if (card.machine.id !== first.id) return;
   if (open && open.id === card.id && card.version < open.version) return;
   const before = open?.id;
@@ -50,25 +52,26 @@ function take(card) {
 }
 
 function snapshot(cards) {
+  attention.snapshot(cards);
   open = cards.find((card) => card.machine.id === first.id && !isEnding(card)) ?? null;
   draw();
 }
 
 serverTime(first.server_time);
+attention.follow(first.me);
 draw();
 everySecond(tick);
+const sayLine = connectionBanner(document.querySelector(".connection"));
 new Live({
   onSnapshot: snapshot,
   onSession: take,
-  onStatus: () => {},
+  onStatus: (status) => {
+    document.documentElement.dataset.live = status;
+    sayLine(status);
+  },
   poll: async () => {
-    try {
-      const machine = await get(`/api/v1/machines/${first.id}/`);
-      snapshot(machine.open_session ? [machine.open_session] : []);
-    } catch (error) {
-      if (error instanceof Problem && error.status === 404) return; // it left the fleet: the page stays as a record
-      throw error;
-    }
+    const { results } = await sessions.open();
+    return () => snapshot(results);
   },
 }).start();
 

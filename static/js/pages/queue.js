@@ -2,9 +2,12 @@
 
 import "./common.js";
 import { Problem, sessions, signInAddress } from "../api.js";
+import * as attention from "../attention.js";
 import { Cards, isEnding, isMine } from "../cards.js";
 import { announce, pageState, setText, toast } from "../dom.js";
 import { Live, connectionBanner } from "../live.js";
+import { keepMissed, missedMayHaveChanged } from "../missed.js";
+import { keepSoundSwitch } from "../sound_switch.js";
 import { everySecond, serverTime } from "../times.js";
 import { Ticket } from "../ticket.js";
 import { place, problemText } from "../words.js";
@@ -60,7 +63,6 @@ function draw({ quiet = false } = {}) {
     section.empty.hidden = inside.length > 0;
     section.list.hidden = inside.length === 0;
     setText(section.count, inside.length ? String(inside.length) : "");
-    if (section.name === "waiting") document.title = inside.length ? `(${inside.length}) Queue · Portafilter` : "Queue · Portafilter";
   }
 }
 
@@ -70,9 +72,11 @@ function focusNear(node) {
 }
 
 function take(card) {
+  attention.changed(card);
   const known = cards.byId.get(card.id);
   if (!cards.put(card)) return;
   if (isEnding(card)) {
+    missedMayHaveChanged();
     if (known && !isEnding(known) && isMine(card, me)) toast(`${problemText(card.problem)}, ${card.site.name}: ${card.sentence}`);
   } else if (!known) {
     announce(`New request: ${problemText(card.problem)} at ${place(card.site)}.`);
@@ -133,6 +137,7 @@ async function refresh(id) {
 }
 
 function snapshot(open) {
+  attention.snapshot(open);
   const quiet = tickets.size === 0;
   for (const card of open) if (!cards.byId.has(card.id)) announce(`New request: ${problemText(card.problem)} at ${place(card.site)}.`);
   cards.replaceOpen(open);
@@ -143,7 +148,10 @@ const liveWord = document.querySelector('[data-part="live"]');
 const banner = connectionBanner(document.querySelector(".connection"));
 
 serverTime(first.server_time);
+attention.follow(me, first.sessions);
 draw({ quiet: true });
+keepSoundSwitch();
+keepMissed(first.missed);
 everySecond(() => tickets.forEach((ticket) => ticket.tick()));
 document.documentElement.dataset.page = "ready";
 
@@ -156,5 +164,8 @@ new Live({
     document.documentElement.dataset.live = status;
     setText(liveWord, { live: "Live", polling: "Live, a little slower", connecting: "Connecting…", lost: "Not connected" }[status]);
   },
-  poll: async () => snapshot((await sessions.open()).results),
+  poll: async () => {
+    const { results } = await sessions.open();
+    return () => snapshot(results);
+  },
 }).start();

@@ -2,6 +2,7 @@
 
 import "./common.js";
 import { Problem, sessions, signInAddress } from "../api.js";
+import * as attention from "../attention.js";
 import { isEnding, isMine, may } from "../cards.js";
 import { askFirst, askToClose, askToHandOver, people, prefetchCauses } from "../closing.js";
 import { Desktop } from "../desktop.js";
@@ -152,7 +153,7 @@ function draw() {
     drawSummary();
     return;
   }
-  document.title = `${problemText(card.problem)} · ${card.site.name} · Portafilter`;
+  attention.setTitle(`${problemText(card.problem)} · ${card.site.name} · Portafilter`);
   setText(part("title"), problemText(card.problem));
   drawHead();
   drawCurtain();
@@ -339,7 +340,7 @@ function drawSummary() {
   document.body.classList.remove("rescue-body");
   main.className = "";
   main.replaceChildren(summary.node);
-  document.title = `Ended: ${problemText(card.problem)} · Portafilter`;
+  attention.setTitle(`Ended: ${problemText(card.problem)} · Portafilter`);
   announce(card.sentence);
   summary.node.querySelector("h1").focus({ preventScroll: true });
 }
@@ -436,6 +437,7 @@ document.addEventListener("visibilitychange", () => document.visibilityState ===
 // ---- begin -----------------------------------------------------------------------------------------------------------
 
 html.dataset.desktop = "closed";
+attention.follow(me);
 serverTime(first.server_time);
 // First of all the way to the desktop: the rest of the page is drawn while it opens.
 follow();
@@ -456,11 +458,15 @@ html.dataset.page = "ready";
 const banner = connectionBanner(document.querySelector(".connection"));
 const live = new Live({
   onSnapshot: (cards) => {
+    attention.snapshot(cards);
     const found = cards.find((other) => other.id === card.id);
     if (found) take(found);
     else if (!isEnding(card) || card.state === "closing") look();
   },
-  onSession: take,
+  onSession: (one) => {
+    attention.changed(one);
+    take(one);
+  },
   onStatus: (status) => {
     html.dataset.live = status;
     banner(summary ? "live" : status);
@@ -469,7 +475,13 @@ const live = new Live({
     trip = trip === null ? milliseconds : trip * 0.6 + milliseconds * 0.4;
     drawQuality();
   },
-  poll: async () => take(await sessions.one(card.id)),
+  poll: async () => {
+    const [one, open] = await Promise.all([sessions.one(card.id), sessions.open().catch(() => null)]);
+    return () => {
+      if (open) attention.snapshot(open.results);
+      take(one);
+    };
+  },
 });
 
 /** What else the page asks the server for: after the picture, which it would only hold up. */

@@ -149,6 +149,8 @@ def test_keyboard_alone_claims(sign_in: SignIn) -> None:
     expect(alice.page.locator(".skip")).to_be_focused()
     alice.page.keyboard.press("Enter")
     alice.page.keyboard.press("Tab")
+    expect(alice.page.get_by_role("switch", name="Sound")).to_be_focused()
+    alice.page.keyboard.press("Tab")
     expect(alice.page.get_by_role("button", name="Claim")).to_be_focused()
     alice.page.keyboard.press("Enter")
     alice.page.wait_for_url(re.compile(f"/sessions/{session.pk}/"))

@@ -1,0 +1,31 @@
+// Who was asked to take a rescue, and who is next: one line that goes with the time.
+
+import { duration, now, secondsSince } from "./times.js";
+
+// Those who were asked within so short a time were asked together.
+const TOGETHER_MS = 1500;
+const NAMED = 3;
+
+/** "Alice was asked 40 s ago; Bob is next, in 5 s."; the server's own sentence where nobody was asked; "" without one. */
+export function asking(answer, me) {
+  if (!answer) return "";
+  const people = answer.people ?? [];
+  if (!people.length) return answer.sentence ?? "";
+  const last = Math.max(...people.map((person) => Date.parse(person.at)));
+  const together = people.filter((person) => last - Date.parse(person.at) < TOGETHER_MS);
+  const asked = names(together, me);
+  const was = together.length > 1 || asked === "You" ? "were" : "was";
+  const said = `${asked} ${was} asked ${duration(secondsSince(new Date(last).toISOString()))} ago`;
+  if (!answer.next?.length) return `${said}.`;
+  const left = answer.next_at ? Math.ceil((Date.parse(answer.next_at) - now()) / 1000) : 0;
+  const next = names(answer.next.map((person) => (typeof person === "string" ? { name: person } : person)), me);
+  const verb = answer.next.length > 1 || next === "You" ? "are" : "is";
+  return `${said}; ${next === "You" ? "you" : next} ${verb} next${left > 0 ? `, in ${duration(left)}` : ""}.`;
+}
+
+function names(people, me) {
+  const all = people.map((person) => (person.id === me.id && me.id !== undefined ? "You" : person.name));
+  if (all.length === 1) return all[0];
+  if (all.length > NAMED) return `${all.slice(0, NAMED - 1).join(", ")} and ${all.length - NAMED + 1} more`;
+  return `${all.slice(0, -1).join(", ")} and ${all.at(-1)}`;
+}

@@ -1,0 +1,97 @@
+// For supervisors: rescues that ended without anybody having come, until somebody has looked at them.
+
+import { Problem, get, post, signInAddress } from "./api.js";
+import { announce, button, el, icon, setText, toast } from "./dom.js";
+import { ago, dateAndTime } from "./times.js";
+import { machineName, place, problemText } from "./words.js";
+
+const LOOK_MS = 30_000;
+// A rescue's end comes before the row that says it was missed.
+const SOON_MS = 1500;
+
+let section = null;
+let rows = new Map();
+let timer = 0;
+
+/** Shows what the page came with and keeps it right; without a list, this person watches over nobody. */
+export function keepMissed(first) {
+  if (!first) return;
+  section = document.querySelector('[data-section="missed"]');
+  draw(first);
+  timer = setTimeout(look, LOOK_MS);
+}
+
+/** A rescue has ended: the list is looked at soon. */
+export function missedMayHaveChanged() {
+  if (!section) return;
+  clearTimeout(timer);
+  timer = setTimeout(look, SOON_MS);
+}
+
+async function look() {
+  clearTimeout(timer);
+  try {
+    draw((await get("/api/v1/sessions/missed/")).results);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error; // the live line says what is wrong; the next look tells
+  }
+  timer = setTimeout(look, LOOK_MS);
+}
+
+function draw(found) {
+  const list = section.querySelector("ol");
+  const ids = new Set(found.map((card) => card.id));
+  for (const [id, row] of rows) {
+    if (ids.has(id)) continue;
+    row.remove();
+    rows.delete(id);
+  }
+  for (const card of found) {
+    if (rows.has(card.id)) continue;
+    rows.set(card.id, rowOf(card));
+  }
+  found.forEach((card, at) => {
+    const row = rows.get(card.id);
+    setText(row.querySelector("time"), ago(card.requested_at));
+    if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
+  });
+  section.hidden = found.length === 0;
+  setText(section.querySelector(".count"), found.length ? String(found.length) : "");
+}
+
+function rowOf(card) {
+  const titleId = `missed-${card.id}`;
+  return el(
+    "li",
+    { class: "ticket", "aria-labelledby": titleId },
+    el(
+      "div",
+      { class: "what" },
+      el("h3", { id: titleId }, el("a", { href: `/sessions/${card.id}/`, text: problemText(card.problem) })),
+      el("span", { class: "where", text: place(card.site) }),
+      el(
+        "div",
+        { class: "line" },
+        el("span", {}, icon("machine"), el("span", { text: machineName(card.machine) })),
+        el("span", {}, icon("clock"), el("time", { datetime: card.requested_at, title: dateAndTime(card.requested_at) })),
+      ),
+    ),
+    el("div", { class: "act" }, button("Looked at", { icon: "check", click: (event) => lookedAt(card, event.currentTarget), "aria-describedby": titleId })),
+  );
+}
+
+async function lookedAt(card, control) {
+  control.setAttribute("aria-busy", "true");
+  try {
+    await post(`/api/v1/sessions/${card.id}/looked-at/`);
+    announce(`${problemText(card.problem)} at ${card.site.name} is marked as looked at.`);
+    look();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 401) location.assign(signInAddress());
+    toast(error.detail);
+    look();
+  } finally {
+    control.removeAttribute("aria-busy");
+  }
+}
