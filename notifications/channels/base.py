@@ -44,7 +44,7 @@ class Parcel:
 class DeliveryError(Exception):
     """A parcel was not handed over; the text is what supervisors read, without a secret.
 
-    `permanent`: the same parcel will never be taken there. `retry_after_s`: not before that. `is_gone`: neither this nor
+    `permanent`: this parcel will never be taken there. `retry_after_s`: not before that. `is_gone`: neither this nor
     any other parcel, for the address is no more.
     """
 
