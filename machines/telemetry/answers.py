@@ -49,7 +49,8 @@ def read_duty(document: Mapping[str, Any], *, source: str) -> Duty:
         if not isinstance(username, str) or not _USERNAME.fullmatch(username):
             expected = "1 to 150 letters, digits and @.+-_"
             raise AnswerError(f"{where}.username: found {_shown(username)}, expected {expected}")
-        candidates.append(Candidate(username=username, why=_text(row.get("why", ""), f"{where}.why", longest=120)))
+        why = _text(row.get("why", ""), f"{where}.why", longest=120).strip() or "named by telemetry"
+        candidates.append(Candidate(username=username, why=why))
     next_at = document.get("next_at")
     return Duty(
         candidates=tuple(candidates),

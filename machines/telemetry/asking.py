@@ -266,7 +266,7 @@ def _sentence(error: Exception) -> str:
     if not isinstance(error, TelemetryError):
         return "Telemetry could not be asked."
     text = str(error)[:300].rstrip()
-    return text if text.endswith((".", "…")) else f"{text}."
+    return text if text.endswith((".", "?", "…")) else f"{text}."
 
 
 # --- what stands in ---------------------------------------------------------------------------------------------------
