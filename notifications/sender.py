@@ -21,7 +21,7 @@ from uuid import UUID
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
-from notifications import bell, delivery_rows
+from notifications import bell, delivery_rows, sns_passes
 from notifications.channels import base
 from notifications.channels.base import Channel, DeliveryError, Lane
 from notifications.delivery_rows import Result
@@ -68,11 +68,17 @@ class Sender:
         self._rows = ThreadPoolExecutor(1, thread_name_prefix="sender's rows")
 
     def run_for_ever(self, stop: threading.Event) -> None:
-        """Sends until `stop` is set (ringing the bell spares a second); nothing that goes wrong ends it."""
+        """Sends until `stop` is set (ringing the bell spares a second); nothing that goes wrong ends it.
+
+        With NOTIFY_VIA=sns two threads beside it see to what SNS is told and asks.
+        """
+        beside = sns_passes.start_threads(stop)
         try:
             asyncio.run(self._run(stop))
         finally:
             self._rows.shutdown()
+            for thread in beside:
+                thread.join(_LAST_SENDS_S)
 
     async def _run(self, stop: threading.Event) -> None:
         failures = 0
