@@ -2,14 +2,17 @@
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest -q
-# Two processes a core, four at most: they wait for real programs more than they compute. Whole files, since some have
-# machines at fixed addresses.
-PARALLEL := -n $(shell n=$$(($$(nproc) * 2)); [ $$n -gt 4 ] && n=4; echo $$n) --dist loadfile
+# Two processes a core and one, five at most: they wait for real programs as much as they compute. Whole files, since some
+# have machines at fixed addresses, and in the order of tests/conftest.py.
+PARALLEL := -n $(shell n=$$(($$(nproc) * 2 + 1)); [ $$n -gt 5 ] && n=5; echo $$n) --dist loadfile --no-loadscope-reorder
 
 # What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
-NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser portal/test_demo.py test_throwaway.py machines/test_handshake_real.py \
-	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py portal/test_serve.py portal/test_secrets_on_the_way.py \
-	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py)
+NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser \
+	$(addprefix test_,throwaway.py documents.py house.py imports.py) machines/test_handshake_real.py \
+	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py \
+	$(addprefix portal/test_,demo.py serve.py secrets_on_the_way.py environment.py proxies.py slow_lines.py vpn_lines.py) \
+	$(addprefix portal/test_,api_schema.py api_permissions.py) \
+	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py)
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
@@ -66,20 +69,18 @@ test-postgres: setup-test ## Those that use the database once more, on a Postgre
 	@echo "— tests, on PostgreSQL"
 	@$(PYTHON) -m tests.throwaway postgres -- $(PYTEST) $(PARALLEL) $(addprefix --ignore tests/,$(NOT_ON_POSTGRES))
 
-# Three processes on however few processors: mostly they wait for lines that are silent on purpose.
-WHOLE := $(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder
-LONGEST_FIRST := $(addprefix tests/vpn/test_,lines.py crashes.py rescue.py namespaces.py)
-SHORTER := $(filter-out $(LONGEST_FIRST),$(wildcard tests/vpn/test_*.py))
+# Four processes on however few processors: mostly they wait for lines that are silent on purpose.
+WHOLE := $(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder
 
 test-whole: setup-test ## End to end, and the same behind a real OpenVPN (which needs root).
 	@echo "— tests, end to end, and behind a real OpenVPN"
-	@$(WHOLE) $(LONGEST_FIRST) $(wildcard tests/e2e/test_*.py) $(SHORTER)
+	@$(WHOLE) tests/e2e tests/vpn
 
 test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@$(PYTEST) tests/e2e
 
 test-vpn: setup-test ## Behind a real OpenVPN, in network namespaces; needs root.
-	@$(WHOLE) $(LONGEST_FIRST) $(SHORTER)
+	@$(WHOLE) tests/vpn
 
 build: setup-test ## The front end, from static/ into static/dist.
 

@@ -1,13 +1,51 @@
-"""What every test gets: a database whose append-only tables can still be emptied between transactional tests."""
+"""What every test gets: a database whose append-only tables can still be emptied between transactional tests.
+
+Where several processes share the tests, each takes whole files, in the order that is made here.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db.backends.sqlite3.base import DatabaseWrapper
+
+# Those that take a quarter of a minute and more: at the end they would keep one process busy, and the others waiting.
+LONGEST_FIRST = (
+    "vpn/test_lines.py",
+    "vpn/test_crashes.py",
+    "vpn/test_rescue.py",
+    "vpn/test_namespaces.py",  # while no other run of namespaces begins, which would clear away what it looks at
+    "e2e/test_claims.py",
+    "e2e/test_faults.py",
+    "e2e/test_endings.py",
+    "e2e/test_rescue.py",
+    "machines/authorisation/test_openvpn.py",
+    "portal/test_demo.py",
+    "sessions/test_keeper_real.py",
+    "machines/authorisation/test_isolation.py",
+    "sessions/test_worker_crashes.py",
+    "sessions/test_tunnel.py",
+    "portal/test_serve.py",
+    "sessions/test_keeper.py",
+    "portal/browser/test_rescue.py",
+    "portal/test_api_schema.py",
+    "sessions/test_state_machine.py",
+    "sessions/test_machine_schema.py",
+    "agent/test_real_openvpn.py",
+    "portal/browser/test_registration.py",
+    "portal/browser/test_queue.py",
+    "portal/test_slow_lines.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True, scope="session")
