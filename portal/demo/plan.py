@@ -187,7 +187,6 @@ EVERYWHERE = PlannedFleet(
             "Europe/Warsaw",
             "operator, asked first in Milan, Lisbon and Warsaw",
             ("pl", "it", "en"),
-            skills=(AURORA, BREZZA),
         ),
         PlannedPerson(
             "dora",
@@ -204,7 +203,7 @@ EVERYWHERE = PlannedFleet(
             "Asia/Tokyo",
             "operator, asked first in Tokyo by day",
             ("ja", "en"),
-            skills=(TORRE, AURORA),
+            skills=(TORRE,),
             working_hours=(time(7), time(21)),
         ),
     ),

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from machines.models import (
 )
 from machines.selectors import fleets_of, machines_for
 from machines.services import authenticate_machine
+from machines.telemetry.builtin import BuiltinTelemetry
 from portal.demo.errors import DemoError
 from portal.demo.plan import EVERYWHERE, FLEETS
 from portal.demo.seeding import seed_fleet, seed_machine
@@ -57,7 +59,11 @@ def seed() -> dict[str, str]:
     """Runs the seeding; answers with what is said beside each user name."""
     said = io.StringIO()
     call_command("demo", seed_only=True, stdout=said)
-    return dict(re.findall(r"as +(\w+) +(\S+)", said.getvalue()))
+    return _logins(said.getvalue())
+
+
+def _logins(said: str) -> dict[str, str]:
+    return dict(re.findall(r"as +(\w+) +(\S+)", said))
 
 
 def token_of(folder: Path, serial: str) -> str:
@@ -104,6 +110,20 @@ class TestSeeding:
         assert Client().login(username="bob", password=bob)
         assert apps.get_model("support", "ConnectionProfile").objects.count() == 2
         assert Shift.objects.filter(operator__user__username="bob").count() == 4
+
+    def test_at_every_hour_of_the_week_somebody_is_asked_first_and_somebody_next(self, folder: Path) -> None:
+        seed()
+        fleet = Fleet.objects.get(slug=EVERYWHERE.slug)
+        first: dict[str, set[str]] = {}
+        for machine in Machine.objects.filter(fleet=fleet).select_related("site", "model", "fleet"):
+            for hour in range(0, 7 * 24, 4):
+                now = datetime(2026, 11, 23, tzinfo=UTC) + timedelta(hours=hour)
+                asked = BuiltinTelemetry().who_is_responsible(machine, now=now).candidates
+                assert len(asked) >= 2, (machine.serial, now)
+                first.setdefault(machine.site.city, set()).add(asked[0].username)
+        bobs, doras = ("Milano", "Lisbon", "Warsaw"), ("Toronto", "São Paulo")
+        expected = {**{city: {"bob"} for city in bobs}, **{city: {"dora"} for city in doras}}
+        assert first == {**expected, "Tokyo": {"emi", "dora"}}
 
     def test_demo_from_before_there_was_a_rota_gets_one(self, folder: Path) -> None:
         seed()
@@ -279,7 +299,7 @@ class Demo:
             process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
         try:
             wait_until(
-                lambda: "charlie" in self.said() or process.poll() is not None,
+                lambda: "charlie" in self.logins() or process.poll() is not None,
                 "the logins",
                 self.all_said,
                 timeout_s=120,
@@ -316,7 +336,7 @@ class Demo:
         return "".join(f"--- {log.relative_to(self.state)}\n{log.read_text(errors='replace')}" for log in logs)
 
     def logins(self) -> dict[str, str]:
-        return dict(re.findall(r"as +(\w+) +(\S+)", self.said()))
+        return _logins(self.said())
 
     def processes(self) -> list[str]:
         """What runs with this demo's state folder in its environment, guacd too."""
@@ -439,8 +459,7 @@ class TestRunning:
             assert status_of(f"http://127.0.0.1:{demo.street}/") == 200
             assert any("Xvfb" in command for command in demo.processes())
             assert "runs already, as process" in demo.manage("demo").stderr
-            first = demo.logins()
-            assert set(first) == set(LOGINS)
+            assert set(demo.logins()) == set(LOGINS)
 
             demo.press(MILANO.serial)
             assert any("guacd" in command for command in demo.processes())
@@ -449,9 +468,6 @@ class TestRunning:
             assert process.wait(60) == 0, demo.said()
         assert demo.processes() == []
         assert "Killed" not in demo.said()
-        with demo.running():
-            assert demo.logins() == first
-        assert demo.processes() == []
 
     def test_guacd_runs_in_a_container_where_there_is_no_program_but_an_engine(self, tmp_path: Path) -> None:
         calls = fake_engine(tmp_path / "bin", guacd=settings.GUACD_PATH)
@@ -467,9 +483,11 @@ class TestRunning:
         assert [line.split()[0] for line in said] == ["info", "rm", "run", "rm"], said
         assert "refused" not in calls.read_text()
 
-    def test_killed_demo_takes_its_programs_with_it(self, tmp_path: Path) -> None:
+    def test_next_start_says_the_same_logins_and_killed_it_takes_its_programs_with_it(self, tmp_path: Path) -> None:
         demo = Demo(tmp_path)
+        first = _logins(demo.manage("demo", "--seed-only").stdout)
         with demo.running() as process:
+            assert demo.logins() == first
             process.kill()
             process.wait()
             wait_until(lambda: not demo.processes(), "the end of all programs", demo.processes)
