@@ -116,8 +116,9 @@ class _Call:
 
     machine: Machine
     now: datetime
-    deadline: float
     is_given_up: bool = False
+    begun_at: float | None = None
+    is_counted: bool = False
     outcome: Duty | Exception | None = None
     future: Future[None] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -153,25 +154,26 @@ class _Way:
         self._ears.dismiss()
 
     def _begin(self, machine: Machine, now: datetime, *, is_waited_for: bool) -> _Call:
-        call = _Call(machine, now, time.monotonic() + self._timeout_s, is_given_up=not is_waited_for)
+        call = _Call(machine, now, is_given_up=not is_waited_for)
         if not is_waited_for:
             self._add(call)
         call.future = self._hands.begin(lambda: self._carry_out(call))
         return call
 
     def _told(self, call: _Call) -> Duty | str:
-        is_begun = False
         with call.lock:
             if call.outcome is None:
                 call.is_given_up = True
                 assert call.future is not None
-                is_begun = not call.future.cancel()
-                if is_begun:
+                if not call.future.cancel():
                     self._add(call)
+                # One that began late, behind others, has not had its time: that more was asked at once than there are
+                # hands is no fault of telemetry's.
+                call.is_counted = self._took(call) >= 0.9 * self._timeout_s
         if isinstance(call.outcome, Duty):
             return call.outcome
         if call.outcome is None:
-            if is_begun:  # else it was not telemetry that was slow: more was asked at once than there are hands
+            if call.is_counted:
                 self._count_failure("no answer in time")
             return f"Telemetry did not answer within {self._timeout_s:g} s."
         return _sentence(call.outcome)
@@ -179,20 +181,19 @@ class _Way:
     def _carry_out(self, call: _Call) -> None:
         """In a thread of the hands."""
         outcome: Duty | Exception
+        call.begun_at = time.monotonic()
         try:
             outcome = get_driver().who_is_responsible(call.machine, now=call.now)
         except Exception as error:
             outcome = error
-        is_late = time.monotonic() > call.deadline
-        # Whether telemetry works at all, is said before whoever waits goes on.
-        if isinstance(outcome, Duty | MachineUnknown):
-            if not is_late and self._breaker.succeeded():
+            if not isinstance(error, TelemetryError):
+                logger.exception("Telemetry's driver broke")
+        # Whether telemetry works at all is settled before whoever waits goes on.
+        if isinstance(outcome, Duty | MachineUnknown) and self._took(call) <= self._timeout_s:
+            if self._breaker.succeeded():
                 logger.warning("Telemetry answers again")
-        else:
-            if not is_late:
-                self._count_failure(str(outcome)[:300])
-            if not isinstance(outcome, TelemetryError):
-                logger.error("Telemetry's driver broke", exc_info=outcome)
+        elif not call.is_counted:
+            self._count_failure("too late" if isinstance(outcome, Duty) else str(outcome)[:300])
         with call.lock:
             call.outcome = outcome
             nobody_waits = call.is_given_up
@@ -217,6 +218,9 @@ class _Way:
             _hear(machine)
 
         self._ears.begin(hear)
+
+    def _took(self, call: _Call) -> float:
+        return 0.0 if call.begun_at is None else time.monotonic() - call.begun_at
 
     def _add(self, call: _Call) -> None:
         with self._lock:
