@@ -9,7 +9,7 @@ from django.views.generic import RedirectView
 
 from machines.api.enrolment import EnrolView
 from notifications import sns_hook
-from portal import app_files, availability_pages, health, machine_pages, message_pages, views
+from portal import app_files, availability_pages, device_pages, health, machine_pages, message_pages, views
 from portal.api.schema import SchemaView
 
 admin.site.site_header = admin.site.site_title = "Portafilter"
@@ -38,6 +38,7 @@ urlpatterns = [
     path("machines/<int:machine_id>/unfreeze/", machine_pages.unfreeze, name="machine-unfreeze"),
     path("machines/<int:machine_id>/identities/<int:identity_id>/revoke/", machine_pages.revoke, name="machine-revoke"),
     path("messages/", message_pages.told, name="messages"),
+    path("account/devices/", device_pages.devices, name="devices"),
     path("account/availability/", availability_pages.availability, name="availability"),
     path("enrol/", EnrolView.as_view(), name="enrol"),
     path("accounts/", views.account, name="account"),

@@ -7,8 +7,7 @@ from django.urls import path, re_path
 from django.views.decorators.csrf import csrf_exempt
 
 from machines.api import problems, vpn
-from machines.api import public as fleet
-from portal.api import machines
+from portal.api import devices, machines, me
 from sessions.api import public as rescues
 
 
@@ -21,7 +20,10 @@ def nothing_here(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns = [
-    path("me/", fleet.MeView.as_view(), name="api-me"),
+    path("me/", me.MeView.as_view(), name="api-me"),
+    path("devices/", devices.DevicesView.as_view(), name="api-devices"),
+    path("devices/<int:device_id>/", devices.DeviceView.as_view(), name="api-device"),
+    path("devices/<int:device_id>/test/", devices.DeviceTestView.as_view(), name="api-device-test"),
     path("causes/", rescues.CausesView.as_view(), name="api-causes"),
     path("machines/", machines.MachinesView.as_view(), name="api-machines"),
     path("machines/<int:machine_id>/", machines.MachineView.as_view(), name="api-machine"),

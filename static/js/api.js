@@ -62,6 +62,8 @@ async function call(method, path, body, timeout = 15_000) {
 
 export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);
+export const patch = (path, body) => call("PATCH", path, body);
+export const remove = (path) => call("DELETE", path);
 
 /** Where one signs in, coming back to this page afterwards. */
 export function signInAddress() {
@@ -81,4 +83,14 @@ export const sessions = {
   events: (id) => get(session(id, "events")),
   colleagues: (id) => get(session(id, "colleagues")),
   causes: () => get("/api/v1/causes/"),
+};
+
+const device = (id, verb) => `/api/v1/devices/${id}/${verb ? `${verb}/` : ""}`;
+
+export const devices = {
+  all: async () => (await get("/api/v1/devices/")).results,
+  add: (values) => post("/api/v1/devices/", values),
+  rename: (id, name) => patch(device(id), { name }),
+  remove: (id) => remove(device(id)),
+  test: (id) => post(device(id, "test")),
 };

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.test import Client
 from django.urls import URLPattern, reverse
+from pytest_django.fixtures import Settings
 
 from machines.models import Machine, Operator, SecurityEvent, User
+from notifications.models import Delivery, PushDevice
 from portal.api.urls import urlpatterns
 from sessions import services
 from sessions.models import Attachment, SessionEvent, SupportSession
+from tests.portal.devices import VAPID_PRIVATE_KEY, subscribe
 from tests.sessions.rescues import fleet, person, press
 
 pytestmark = pytest.mark.django_db
@@ -26,6 +30,7 @@ BODIES: dict[str, dict[str, object]] = {
     "api-close": {"outcome": "not_resolved"},
     "api-attachments": {"role": "watcher"},
     "api-machine-freeze": {"reason": "Stolen"},
+    "api-device": {"name": "Charlie's telephone"},
 }
 # What one's own fleet is answered, where that is not 200.
 ANSWERS = {
@@ -39,6 +44,9 @@ ANSWERS = {
         for role in ("operator", "supervisor")
     },
     ("api-machine-unfreeze", "operator"): 403,
+    ("api-device-test", "operator"): 202,
+    # Devices are a person's own, also within a fleet.
+    **{(name, "supervisor"): 404 for name in ("api-device", "api-device-test")},
 }
 SECRET_OF_SOUTH = "Boiler-of-South"
 
@@ -85,15 +93,26 @@ INSIDERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _push(settings: Settings) -> None:
+    settings.VAPID_PRIVATE_KEY = VAPID_PRIVATE_KEY
+    cache.clear()  # where the calls of the last minute are counted
+
+
 @pytest.fixture
 def rescue() -> SupportSession:
     """A rescue of South, which Charlie has claimed."""
     session = press("B1", of="South")
     SupportSession.objects.filter(pk=session.pk).update(problem_text=SECRET_OF_SOUTH)
+    subscribe(person("Charlie", of="South"), name=SECRET_OF_SOUTH)
     return services.claim(session, user=person("Charlie", of="South"))
 
 
 def address(name: str, session: SupportSession) -> str:
+    if name.startswith("api-device"):
+        # Where there never was such a rescue, there never was such a device either.
+        device = PushDevice.objects.filter(user=session.operator).first() if session.operator else None
+        return reverse(name, args=[device.pk if device else 10**9])
     return reverse(name, args=[session.machine_id if name.startswith("api-machine") else session.pk])
 
 
@@ -101,12 +120,16 @@ def calls(client: Client, name: str, session: SupportSession) -> Iterator[Any]:
     body = BODIES.get(name, {"operator": person("Charlie", of="South").pk} if name == "api-handover" else {})
     yield client.get(address(name, session))
     yield client.post(address(name, session), body, content_type="application/json")
+    if name == "api-device":
+        yield client.patch(address(name, session), body, content_type="application/json")
 
 
 def what_is_kept() -> tuple[Any, ...]:
     rows = SupportSession.objects.order_by("pk").values_list("pk", "version", "state", "operator_id")
     frozen = list(Machine.objects.order_by("pk").values_list("pk", "frozen_at"))
-    return (list(rows), SessionEvent.objects.count(), Attachment.objects.count(), frozen, SecurityEvent.objects.count())
+    devices = list(PushDevice.objects.order_by("pk").values_list("pk", "user", "name"))
+    counts = (SessionEvent.objects.count(), Attachment.objects.count(), SecurityEvent.objects.count())
+    return (list(rows), counts, frozen, devices, Delivery.objects.count())
 
 
 @pytest.mark.parametrize("role", OUTSIDERS)

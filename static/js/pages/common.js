@@ -3,10 +3,12 @@
 import { keepAlarms } from "../alarms.js";
 import { keepCount } from "../attention.js";
 import { keepTimes } from "../times.js";
+import { keepWorker } from "../worker.js";
 
 const menu = document.querySelector("details.who");
 
 if (menu) {
+  keepWorker(); // for whoever is signed in
   const shut = () => menu.removeAttribute("open");
   document.addEventListener("click", (event) => !menu.contains(event.target) && shut());
   menu.addEventListener("keydown", (event) => {
