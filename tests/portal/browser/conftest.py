@@ -243,6 +243,16 @@ class Operator:
         return json.loads(self.page.locator(f"#{name}").text_content() or "null")
 
 
+def let_in(context: BrowserContext, user: User, address: str) -> None:
+    """Signs somebody in, as the login page would."""
+    store = SessionStore()
+    store[SESSION_KEY] = str(user.pk)
+    store[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    store[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    store.create()
+    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": str(store.session_key), "url": address}])
+
+
 @pytest.fixture
 def sign_in(browser: Browser, live_server: Any) -> Iterator[Callable[..., Operator]]:
     """Opens a browser of its own for a person, signed in; at a desk unless told otherwise."""
@@ -250,16 +260,12 @@ def sign_in(browser: Browser, live_server: Any) -> Iterator[Callable[..., Operat
     operators: list[Operator] = []
 
     def make(user: User, *, viewport: ViewportSize = DESK, **options: Any) -> Operator:
-        store = SessionStore()
-        store[SESSION_KEY] = str(user.pk)
-        store[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
-        store[HASH_SESSION_KEY] = user.get_session_auth_hash()
-        store.create()
         phone = viewport is PHONE
+        # A service worker's calls would go past the tests' answers; test_push.py is about it.
+        options.setdefault("service_workers", "block")
         context = browser.new_context(viewport=viewport, has_touch=phone, is_mobile=phone, **options)
         contexts.append(context)
-        cookie = {"name": settings.SESSION_COOKIE_NAME, "value": str(store.session_key), "url": live_server.url}
-        context.add_cookies([cookie])  # type: ignore[list-item]
+        let_in(context, user, live_server.url)
         operators.append(Operator(context, live_server.url))
         return operators[-1]
 

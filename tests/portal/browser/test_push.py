@@ -1,0 +1,308 @@
+"""Messages on real browsers: asked for with the page's own button, shown and claimed by the service worker."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import expect, sync_playwright
+from pytest_django.fixtures import Settings
+
+from machines.models import User
+from notifications.models import Delivery, PushDevice
+from sessions import services
+from sessions.models import SupportSession
+from tests.portal.browser.conftest import let_in, until
+from tests.portal.browser.phones import SERVICE, Phone, front_door, switch_on
+from tests.portal.devices import VAPID_PRIVATE_KEY
+from tests.sessions.rescues import person, press
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+SMALL = {"width": 360, "height": 780}
+Phones = Callable[[User], Phone]
+
+
+@pytest.fixture(autouse=True)
+def _push(settings: Settings) -> None:
+    settings.VAPID_PRIVATE_KEY = VAPID_PRIVATE_KEY
+    settings.PUSH_SERVICES = [SERVICE]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, live_server: Any) -> Iterator[dict[str, Phone]]:
+    """Alice's phone and Bob's, switched on once for all tests."""
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright, front_door() as flags:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        phones: dict[str, Phone] = {}
+        for name in ("alice", "bob"):
+            folder: Path = tmp_path_factory.mktemp(name)
+            context = switch_on(playwright, folder, live_server.url, flags=flags, viewport=SMALL)
+            phones[name] = Phone(context, live_server.url)
+        yield phones
+        for phone in phones.values():
+            phone.context.close()
+
+
+@pytest.fixture
+def phone_of(both: dict[str, Phone]) -> Iterator[Phones]:
+    """A person's phone, signed in, as good as new."""
+
+    def make(user: User) -> Phone:
+        phone = both[user.username]
+        let_in(phone.context, user, phone.address)
+        return phone
+
+    yield make
+    for phone in both.values():
+        phone.context.set_offline(False)
+        phone.context.clear_cookies()
+        if phone.page.url.startswith(phone.address):
+            phone.page.evaluate(
+                """async () => {
+                    const registration = await navigator.serviceWorker.getRegistration();
+                    for (const shown of await registration?.getNotifications() ?? []) shown.close();
+                    await (await registration?.pushManager.getSubscription())?.unsubscribe();
+                    await caches.delete("device");
+                }"""
+            )
+        for page in phone.context.pages[1:]:
+            page.close()
+        phone.visit("/offline/")
+        assert phone.complaints == []
+
+
+def asked(session: SupportSession, **changes: Any) -> str:
+    """What the server pushes when it asks somebody."""
+    values = {
+        "v": 1,
+        "kind": "asked",
+        "title": "Help at Stazione Centrale",
+        "body": "A1, Milano · E17 Grinder jammed",
+        "url": f"/sessions/{session.pk}/",
+        "tag": f"rescue-{session.pk.hex}",
+        "subject": str(session.pk),
+        "actions": ["claim", "open"],
+        "silent": False,
+        "at": timezone.now().isoformat(),
+    }
+    return json.dumps({**values, **changes})
+
+
+def says(phone: Phone, title: str) -> dict[str, Any]:
+    """Returns the one notification when it says this."""
+    until(phone.page, lambda: [one["title"] for one in phone.shown()] == [title])
+    return phone.shown()[0]
+
+
+def ready(phone: Phone) -> Phone:
+    """A phone with the worker there, at the page of its devices."""
+    phone.visit("/account/devices/")
+    phone.has_worker()
+    return phone
+
+
+def subscribe(phone: Phone) -> PushDevice:
+    ready(phone)
+    phone.page.get_by_role("button", name="Get messages on this device").click()
+    expect(phone.page.locator("[data-here]")).to_contain_text("This device gets your messages")
+    return PushDevice.objects.get()
+
+
+def claimant(session: SupportSession) -> User | None:
+    return SupportSession.objects.get(pk=session.pk).operator
+
+
+def test_page_s_own_button_subscribes_this_browser_and_tries_it(phone_of: Phones) -> None:
+    alice = phone_of(person("Alice"))
+    device = subscribe(alice)
+    assert (device.user.username, device.name) == ("alice", "Chrome on Linux")
+    assert device.subscription.endpoint.startswith(SERVICE)
+    row = alice.page.locator("[data-devices] li")
+    expect(row).to_contain_text("this one")
+    row.get_by_role("button", name="Send me one").click()
+    expect(alice.page.locator(".toast")).to_contain_text("on its way")
+    (delivery,) = Delivery.objects.all()
+    assert (delivery.kind, delivery.device_id) == ("test", device.pk)
+    alice.push(json.dumps({"v": 1, "kind": "test", "title": delivery.title, "tag": "test", "at": "2026-01-01T00:00Z"}))
+    expect(alice.page.locator(".toast")).to_contain_text("It has arrived on this device")
+    assert [one["title"] for one in alice.shown()] == [delivery.title]
+
+
+def test_claim_on_the_notification_claims_and_the_second_phone_reads_who(phone_of: Phones) -> None:
+    session = press("A1")
+    alice, bob = ready(phone_of(person("Alice"))), ready(phone_of(person("Bob")))
+    for phone in (alice, bob):
+        phone.push(asked(session))
+        shown = says(phone, "Help at Stazione Centrale")
+        assert (shown["actions"], shown["silent"]) == (["Claim", "Open"], False)
+    alice.press("claim", times=2)
+    assert says(alice, "You have it. Tap to open.")["actions"] == []
+    assert claimant(session) == person("Alice")
+    assert session.events.filter(kind="claimed").count() == 1
+    bob.press("claim")
+    assert "Help at Stazione Centrale" in says(bob, "Alice has it.")["body"]
+    assert claimant(session) == person("Alice")
+
+
+def test_open_opens_the_rescue_or_goes_to_its_tab(phone_of: Phones) -> None:
+    session = press("A1")
+    alice = ready(phone_of(person("Alice")))
+    alice.watch_windows()
+    path = f"/sessions/{session.pk}/"
+    for where, action, expected in (("/machines/", "open", f"opens {path}"), (path, "", f"focuses {path}")):
+        alice.visit(where)
+        alice.push(asked(session))
+        says(alice, "Help at Stazione Centrale")
+        alice.press(action)
+        until(alice.page, lambda expected=expected: alice.windows[-1:] == [expected])
+        assert alice.shown() == []
+
+
+def test_replacement_is_silent_has_nothing_to_press_and_goes_by_itself(phone_of: Phones) -> None:
+    session = press("A1")
+    alice = ready(phone_of(person("Alice")))
+    alice.worker.evaluate("() => { const real = setTimeout; self.setTimeout = (what, ms) => real(what, ms / 20); }")
+    alice.push(asked(session))
+    says(alice, "Help at Stazione Centrale")
+    later = (timezone.now() + timedelta(seconds=9)).isoformat()
+    alice.push(asked(session, kind="taken", title="Bob has it.", silent=True, at=later))
+    shown = says(alice, "Bob has it.")
+    assert (shown["actions"], shown["silent"], shown["renotify"]) == ([], True, False)
+    until(alice.page, lambda: alice.shown() == [])
+
+
+def test_claim_without_a_network_can_be_tried_again(phone_of: Phones) -> None:
+    session = press("A1")
+    alice = ready(phone_of(person("Alice")))
+    alice.push(asked(session))
+    says(alice, "Help at Stazione Centrale")
+    alice.context.set_offline(True)
+    alice.press("claim")
+    assert says(alice, "No connection. Tap to try again.")["actions"] == ["Claim", "Open"]
+    assert claimant(session) is None
+    alice.context.set_offline(False)
+    alice.press("")
+    says(alice, "You have it. Tap to open.")
+    assert claimant(session) == person("Alice")
+
+
+def test_claim_says_what_else_is_in_its_way(phone_of: Phones) -> None:
+    session, foreign = press("A1"), press("B1", of="South")
+    alice = ready(phone_of(person("Alice")))
+    services.cancel(session)
+    alice.push(asked(session))
+    alice.push(asked(session, tag="elsewhere", subject=str(foreign.pk), title="Help in the South"))
+    until(alice.page, lambda: len(alice.shown()) == 2)
+    alice.worker.evaluate(
+        """async () => {
+            for (const notification of await registration.getNotifications()) {
+                dispatchEvent(new NotificationEvent("notificationclick", { notification, action: "claim" }));
+            }
+        }"""
+    )
+    until(
+        alice.page,
+        lambda: {one["title"] for one in alice.shown()} == {"It is over.", "It is no longer in your fleets."},
+    )
+    assert claimant(foreign) is None
+
+
+def test_claim_of_one_who_is_signed_out_asks_for_the_sign_in(phone_of: Phones) -> None:
+    session = press("A1")
+    alice = ready(phone_of(person("Alice")))
+    alice.push(asked(session))
+    says(alice, "Help at Stazione Centrale")
+    alice.context.clear_cookies()
+    alice.press("claim")
+    assert says(alice, "Sign in to claim it.")["actions"] == []
+    alice.watch_windows()
+    alice.press("")
+    until(alice.page, lambda: alice.windows == [f"opens /sessions/{session.pk}/"])  # by way of the sign-in page
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", '{"v": 9}', '{"title": 7}', "[]", "null"])
+def test_push_that_cannot_be_read_still_shows_something(phone_of: Phones, text: str) -> None:
+    alice = ready(phone_of(person("Alice")))
+    alice.push(text)
+    assert "Open the queue" in says(alice, "Portafilter")["body"]
+
+
+def test_signing_out_ends_the_messages_in_this_browser(phone_of: Phones) -> None:
+    alice = phone_of(person("Alice"))
+    subscribe(alice)
+    alice.push(asked(press("A1")))
+    says(alice, "Help at Stazione Centrale")
+    alice.page.locator("details.who summary").click()
+    alice.page.get_by_role("button", name="Sign out").click()
+    alice.page.wait_for_url(re.compile("/accounts/login/"))
+    assert not PushDevice.objects.exists()
+    assert alice.shown() == []
+    left = alice.page.evaluate(
+        "navigator.serviceWorker.ready.then((one) => one.pushManager.getSubscription()).then((found) => found !== null)"
+    )
+    assert left is False
+
+
+def test_next_person_in_this_browser_gets_messages_only_when_they_ask(phone_of: Phones) -> None:
+    alice = phone_of(person("Alice"))
+    device = subscribe(alice)
+    let_in(alice.context, person("Bob"), alice.address)
+    alice.visit("/account/devices/")
+    expect(alice.page.locator("[data-here]")).to_contain_text("Somebody else gets messages in this browser")
+    expect(alice.page.locator("[data-none]")).to_be_visible()
+    device.refresh_from_db()
+    assert device.user.username == "alice"
+    alice.page.get_by_role("button", name="Get mine instead").click()
+    expect(alice.page.locator("[data-here]")).to_contain_text("This device gets your messages")
+    assert [one.user.username for one in PushDevice.objects.all()] == ["bob"]
+
+
+def test_lost_subscription_is_renewed_for_its_own_person_and_nobody_else(phone_of: Phones) -> None:
+    alice = phone_of(person("Alice"))
+    before = subscribe(alice)
+    take_away = """navigator.serviceWorker.ready.then((one) => one.pushManager.getSubscription())
+        .then((found) => found.unsubscribe())"""
+    alice.page.evaluate(take_away)
+    alice.page.reload()  # the page asks the worker for a look
+    until(alice.page, lambda: PushDevice.objects.exclude(endpoint_sha256=before.endpoint_sha256).count() == 1)
+    until(alice.page, lambda: PushDevice.objects.count() == 1)
+    assert PushDevice.objects.get().name == before.name
+    alice.page.evaluate(take_away)
+    let_in(alice.context, person("Bob"), alice.address)
+    with alice.page.expect_request("**/api/v1/devices/"):
+        alice.page.reload()
+    alice.worker.evaluate("() => dispatchEvent(new Event('pushsubscriptionchange'))")
+    expect(alice.page.locator("[data-here]")).to_contain_text("Not on this device yet")
+    assert [one.user.username for one in PushDevice.objects.all()] == ["alice"]
+
+
+def test_page_without_a_network_is_ours_and_all_that_is_kept(phone_of: Phones) -> None:
+    session = press("A1")
+    alice = ready(phone_of(person("Alice")))
+    alice.visit(f"/sessions/{session.pk}/")
+    alice.visit("/")
+    alice.context.set_offline(True)
+    alice.visit("/machines/")
+    expect(alice.page.get_by_role("heading")).to_have_text("Portafilter cannot be reached from here")
+    width = alice.page.evaluate("getComputedStyle(document.querySelector('.button')).minHeight")
+    assert width == "44px"  # its style sheet came along
+    alice.context.set_offline(False)
+    alice.page.get_by_role("link", name="Try again").click()
+    expect(alice.page.get_by_role("heading", level=1)).to_have_text("Machines")
+    kept = alice.page.evaluate(
+        """async () => {
+            const found = [];
+            for (const name of await caches.keys()) {
+                for (const { url } of await (await caches.open(name)).keys()) found.push(new URL(url).pathname);
+            }
+            return found;
+        }"""
+    )
+    assert sorted(kept) == ["/offline/", "/static/offline.css", "/static/offline.js"]
