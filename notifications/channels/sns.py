@@ -112,10 +112,10 @@ def _refused(call: str, region: str, setting: str, error: Any) -> DeliveryError:
     if code in _EXPIRED:
         _of_thread.__dict__.pop("clients", None)  # the next try reads the credentials anew
         return DeliveryError(f"{call}: {_CREDENTIALS} have expired.")
+    if code in _CLOCK or (code == "SignatureDoesNotMatch" and "expired" in said):
+        return DeliveryError(f"{call}: this computer's clock is wrong by minutes, so AWS refuses what it signs.")
     if code in _STRANGERS:
         return DeliveryError(f"{call}: AWS does not know {_CREDENTIALS}.", permanent=True)
-    if code in _CLOCK:
-        return DeliveryError(f"{call}: this computer's clock is wrong by minutes, so AWS refuses what it signs.")
     if is_text and ("spend" in said or "quota" in said):
         limit = "the account's monthly limit for text messages (MonthlySpendLimit) is spent"
         return DeliveryError(f"{call}: {limit}; raise it in the SNS console.", permanent=True)
