@@ -16,6 +16,13 @@ from machines import identities, services
 from machines.csv_admin import CsvMixin
 from machines.errors import NotAllowed
 from machines.models import Fleet, Machine, MachineModel, MachineToken, Operator, SecurityEvent, Site, User
+from machines.rota_inlines import (
+    AbsenceInline,
+    FleetClosureInline,
+    OpeningHoursInline,
+    SiteClosureInline,
+    WorkingHoursInline,
+)
 from machines.selectors import fleets_of
 
 # What a person may do anywhere: a change of it is for the security record.
@@ -82,6 +89,19 @@ class FleetAdmin(FleetScopedAdmin):
     list_display = ["name", "slug", "machines_active", "people", "max_open_sessions", "answer_deadline_s"]
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
+    fieldsets = [
+        (None, {"fields": ["name", "slug", "max_open_sessions", "answer_deadline_s", "vpn_network"]}),
+        (
+            "Who is asked, and how soon",
+            {
+                "fields": [
+                    *("ask_next_after_s", "ask_supervisors_after_s", "ask_last_resort_after_s"),
+                    *("last_resort_email", "last_resort_phone"),
+                ]
+            },
+        ),
+    ]
+    inlines = [FleetClosureInline]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Fleet]:
         fleets: QuerySet[Fleet] = super().get_queryset(request)
@@ -106,6 +126,7 @@ class SiteAdmin(FleetScopedAdmin):
     list_select_related = ["fleet"]
     search_fields = ["name", "city", "address"]
     autocomplete_fields = ["fleet"]
+    inlines = [OpeningHoursInline, SiteClosureInline]
 
 
 @admin.register(MachineModel)
@@ -198,11 +219,18 @@ class MachineTokenAdmin(FleetScopedAdmin):
 @admin.register(Operator)
 class OperatorAdmin(FleetScopedAdmin):
     fleet_path = "fleets"
-    list_display = ["user", "role", "works_for", "time_zone", "phone", "may_sign_in"]
-    list_filter = ["role", "fleets", "user__is_active"]
+    list_display = ["user", "role", "works_for", "time_zone", "phone", "is_available", "may_sign_in"]
+    list_filter = ["role", "fleets", "is_available", "user__is_active"]
     list_select_related = ["user"]
     search_fields = ["user__username", "user__first_name", "user__last_name", "user__email", "phone"]
-    autocomplete_fields = ["user", "fleets"]
+    autocomplete_fields = ["user", "fleets", "skills"]
+    fieldsets = [
+        (None, {"fields": ["user", "fleets", "role"]}),
+        ("What they can", {"fields": ["languages", "skills"]}),
+        ("How they are told", {"fields": ["wants_email", "wants_sms", "phone"]}),
+        ("When they may be asked", {"fields": ["time_zone", "is_available", "away_until"]}),
+    ]
+    inlines = [WorkingHoursInline, AbsenceInline]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Operator]:
         return super().get_queryset(request).prefetch_related("fleets")
@@ -315,4 +343,4 @@ def _record(
 
 
 # At the end, since it builds on what is above.
-from machines import vpn_admin  # noqa: E402, F401
+from machines import rota_admin, vpn_admin  # noqa: E402, F401

@@ -33,7 +33,7 @@ class BuiltinTelemetry:
         found = duty.on_shift(people, place, now=now)
         if not found or rota_rows.is_open(machine.site, now=now):
             known = {one.name for one in found}
-            found += [one for one in duty.others(people, place, now=now) if one.name not in known]
+            found += duty.others([one for one in people if one.name not in known], place, now=now)
         if not found:
             return Duty(candidates=(), source="builtin", next_at=duty.next_moment(people, place, now=now))
         return Duty(tuple(Candidate(one.name, _why(one, place.zone)) for one in found), source="builtin")

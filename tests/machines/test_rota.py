@@ -1,4 +1,4 @@
-"""The rota against a look at the clock all the time: whatever clocks do, nobody is forgotten and none called too early."""
+"""The rota against looks at the clock: nobody is forgotten and nobody called too early, whatever clocks do."""
 
 from __future__ import annotations
 
