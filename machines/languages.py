@@ -49,7 +49,7 @@ class LanguagesFormField(forms.Field):
         return ", ".join(value) if isinstance(value, list) else value
 
 
-class LanguagesField(models.JSONField):  # type: ignore[type-arg]
+class LanguagesField(models.JSONField):
     """A list of language codes, the best-spoken first; a form shows it as `it, en`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

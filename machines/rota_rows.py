@@ -37,13 +37,14 @@ def people_for(machine: Machine, *, now: datetime) -> list[Person]:
     """Those of the fleet who are active and can repair this model, with their shifts at this site; in four queries."""
     able = Operator.objects.filter(Q(skills=None) | Q(skills=machine.model_id), user__is_active=True)
     turns: dict[int, list[Turn]] = defaultdict(list)
-    for operator, site, rank, days, *rest in (
+    for operator, site, rank, days, starts, ends, first_day, last_day, every_weeks in (
         Shift.objects.filter(Q(site=None) | Q(site=machine.site_id), fleet=machine.fleet_id)
         .filter(Q(last_day=None) | Q(last_day__gte=now.date() - 3 * _DAY))
         .values_list("operator", "site", "rank", "weekdays", "starts", "ends", "first_day", "last_day", "every_weeks")
         .order_by()
     ):
-        turns[operator].append(Turn(Weekly(frozenset(map(int, days)), *rest), rank, site is not None))
+        when = Weekly(frozenset(map(int, days)), starts, ends, first_day, last_day, every_weeks)
+        turns[operator].append(Turn(when, rank, is_here=site is not None))
     return _people(able.filter(fleets=machine.fleet_id), Q(operator__fleets=machine.fleet_id), turns, now)
 
 
@@ -63,16 +64,17 @@ def is_open(site: Site, *, now: datetime) -> bool:
     closed: set[date] = {day for first, last in closures for day in near if first <= day <= last}
     if site.closed_on_public_holidays:
         closed |= {day for day in near if day in public_holidays(site.country, day.year)}
-    plan = [_weekly(*row) for row in hours]
+    plan = [Weekly(frozenset({weekday}), opens, closes) for weekday, opens, closes in hours]
     return duty.is_open(plan, zone_of(site.time_zone), now=now, closed=closed)
 
 
 def _people(operators: QuerySet[Operator], theirs: Q, turns: dict[int, list[Turn]], now: datetime) -> list[Person]:
     hours: dict[int, list[Weekly]] = defaultdict(list)
-    for operator, *row in WorkingHours.objects.filter(theirs).values_list("operator", "weekday", "starts", "ends"):
-        hours[operator].append(_weekly(*row))
+    at_work = WorkingHours.objects.filter(theirs).order_by().values_list("operator", "weekday", "starts", "ends")
+    for operator, weekday, starts, ends in at_work:
+        hours[operator].append(Weekly(frozenset({weekday}), starts, ends))
     absences: dict[int, list[Span]] = defaultdict(list)
-    away = Absence.objects.filter(theirs, ends_at__gt=now).values_list("operator", "starts_at", "ends_at")
+    away = Absence.objects.filter(theirs, ends_at__gt=now).order_by().values_list("operator", "starts_at", "ends_at")
     for operator, starts_at, ends_at in away:
         absences[operator].append(Span(starts_at, ends_at))
     people = []
@@ -92,7 +94,3 @@ def _people(operators: QuerySet[Operator], theirs: Q, turns: dict[int, list[Turn
             )
         )
     return people
-
-
-def _weekly(weekday: int, starts: object, ends: object) -> Weekly:
-    return Weekly(frozenset({weekday}), starts, ends)  # type: ignore[arg-type]

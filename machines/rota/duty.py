@@ -143,4 +143,4 @@ def _preference(person: Person, place: Place) -> tuple[bool, str]:
 
 
 def _in_order(found: list[tuple[tuple[object, ...], Found]]) -> list[Found]:
-    return [one for _, one in sorted(found, key=lambda pair: pair[0])]  # type: ignore[arg-type, return-value]
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]

@@ -182,18 +182,18 @@ def test_weeks_go_on_over_the_turn_of_the_year_with_53_weeks() -> None:
 
 # --- Stretches
 
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 minutes = st.integers(0, 40)
 stretches = st.lists(
-    st.builds(lambda a, b: Span(CHANGES_START + a * MINUTE, CHANGES_START + b * MINUTE), minutes, minutes), max_size=6
+    st.builds(lambda a, b: Span(NEW_YEAR + a * MINUTE, NEW_YEAR + b * MINUTE), minutes, minutes), max_size=6
 )
-CHANGES_START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @settings(max_examples=150, deadline=None)
 @given(one=stretches, other=stretches)
 def test_stretches_are_sets_of_minutes(one: list[Span], other: list[Span]) -> None:
     def minutes_of(spans: list[Span]) -> set[int]:
-        return {n for n in range(42) if any(s.start <= CHANGES_START + n * MINUTE < s.end for s in spans)}
+        return {n for n in range(42) if any(s.start <= NEW_YEAR + n * MINUTE < s.end for s in spans)}
 
     assert minutes_of(merged(one)) == minutes_of(one)
     assert minutes_of(common(merged(one), merged(other))) == minutes_of(one) & minutes_of(other)

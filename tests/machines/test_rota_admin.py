@@ -111,7 +111,11 @@ def operator_values(**values: Any) -> dict[str, Any]:
 
 def test_manager_says_what_an_operator_speaks_and_when_they_work(manager: Client) -> None:
     alice = person("Alice").operator
-    hours = {"working_hours-TOTAL_FORMS": 1, "working_hours-0-weekday": 0, "working_hours-0-operator": alice.pk}
+    hours: dict[str, Any] = {
+        "working_hours-TOTAL_FORMS": 1,
+        "working_hours-0-weekday": 0,
+        "working_hours-0-operator": alice.pk,
+    }
     hours |= {"working_hours-0-starts": "08:00", "working_hours-0-ends": "16:00"}
     values = operator_values(languages="IT, en;it", phone="+390212345678", wants_sms="on", **hours)
     assert manager.post(page("operator", alice), values).status_code == 302

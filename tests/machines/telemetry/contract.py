@@ -19,8 +19,11 @@ from tests.sessions.rescues import person
 class Arrangement(Protocol):
     """A driver, and how a test brings about what it is to answer."""
 
-    driver: TelemetryDriver
     source: str
+
+    @property
+    def driver(self) -> TelemetryDriver:
+        """The driver in question."""
 
     def make_responsible(self, machine: Machine, usernames: Sequence[str]) -> None:
         """From now on these are to be asked about the machine, in this order, and nobody else."""
