@@ -15,6 +15,8 @@ from aiohttp.resolver import ThreadedResolver
 
 # An IPv4 address behind these prefixes is where a translator sends the packets (RFC 6052, RFC 8215).
 _TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# The only part of IPv6 that was given out (IANA's address space registry).
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 
 class InwardAddress(OSError):
@@ -33,6 +35,8 @@ def is_public(address: str) -> bool:
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
         if inner is not None:
             return is_public(str(inner))
+        if found not in _GLOBAL_UNICAST:
+            return False
     return found.is_global and not found.is_multicast
 
 

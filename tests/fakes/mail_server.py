@@ -1,0 +1,100 @@
+"""A mail server of one's own: enough of SMTP (RFC 5321) to take messages, and to refuse or stall as told."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import socketserver
+import threading
+import time
+from dataclasses import dataclass
+from email.message import EmailMessage
+
+
+@dataclass(frozen=True)
+class Mail:
+    """One message as it was handed in."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    raw: bytes
+
+    @property
+    def message(self) -> EmailMessage:
+        found = email.message_from_bytes(self.raw, policy=email.policy.default)
+        assert isinstance(found, EmailMessage)
+        return found
+
+
+class MailServer:
+    """Takes all mail but what `refusals` says: an answer, as in "550 Nobody here", by the command it is given to."""
+
+    def __init__(self) -> None:
+        self.mails: list[Mail] = []
+        self.refusals: dict[str, str] = {}
+        self.stall_s = 0.0
+        self._arrived = threading.Condition()
+
+    def __enter__(self) -> MailServer:
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                outer._talk(self)
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = daemon_threads = True
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="mail server", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self._server.server_address[1]}"
+
+    def wait_for(self, count: int, *, timeout_s: float = 10) -> list[Mail]:
+        with self._arrived:
+            there = self._arrived.wait_for(lambda: len(self.mails) >= count, timeout_s)
+            assert there, f"{len(self.mails)} of {count} mails within {timeout_s} s"
+            return self.mails[:]
+
+    def _talk(self, handler: socketserver.StreamRequestHandler) -> None:
+        def say(line: str) -> None:
+            handler.wfile.write(f"{line}\r\n".encode())
+
+        sender, recipients = "", []
+        time.sleep(self.stall_s)
+        say("220 fake")
+        while line := handler.rfile.readline():
+            verb, _, rest = line.decode().strip().partition(" ")
+            verb = verb.upper()
+            if refusal := self.refusals.get(verb):
+                say(refusal)
+            elif verb == "EHLO":
+                say("250-fake")
+                say("250 8BITMIME")
+            elif verb == "MAIL":
+                sender, recipients = rest.partition("<")[2].partition(">")[0], []
+                say("250 ok")
+            elif verb == "RCPT":
+                recipients.append(rest.partition("<")[2].partition(">")[0])
+                say("250 ok")
+            elif verb == "DATA":
+                say("354 go on")
+                raw = bytearray()
+                while (part := handler.rfile.readline()) not in (b".\r\n", b""):
+                    raw += part.removeprefix(b".")
+                with self._arrived:
+                    self.mails.append(Mail(sender, tuple(recipients), bytes(raw)))
+                    self._arrived.notify_all()
+                say("250 taken")
+            elif verb == "QUIT":
+                say("221 bye")
+                return
+            else:
+                say("250 ok")

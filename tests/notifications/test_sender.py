@@ -1,0 +1,380 @@
+"""From a row in the outbox to a screen: a real sender, a real push service that really decrypts (F12)."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError, transaction
+from django.utils import timezone
+
+from notifications import delivery_rows, outbox
+from notifications.channels import web_push
+from notifications.models import Delivery, PushDevice
+from tests.fakes.mail_server import MailServer
+from tests.fakes.push_service import Answer, PushService
+from tests.notifications.posting import message, post, sending, subscribe, withdraw
+from tests.sessions.keeping import until
+from tests.sessions.rescues import person
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def ended(delivery: Delivery) -> Delivery:
+    """The row, as soon as it is no longer pending."""
+    until(lambda: not Delivery.objects.filter(pk=delivery.pk, state="pending").exists(), "the delivery has ended")
+    return Delivery.objects.get(pk=delivery.pk)
+
+
+def test_message_reaches_each_of_a_persons_devices_with_the_right_headers(push_service: PushService) -> None:
+    alice = person("Alice")
+    phone, desk = push_service.browser(), push_service.browser()
+    subscribe(alice, phone), subscribe(alice, desk, "desk")
+    subject = uuid.uuid4()
+    with sending():
+        posted = post(alice, subject=subject)
+        push_service.wait_for(2)
+        rows = [ended(row) for row in posted]
+
+    assert {row.state for row in rows} == {"sent"}
+    assert {row.outcome for row in rows} == {"The push service took it."}
+    (push,) = phone.pushes
+    at = posted[0].created_at.isoformat().replace("+00:00", "Z")
+    assert push.payload == {
+        "v": 1, "kind": "asked", "title": "Help at Stazione Centrale", "body": "A1, Milano · E17 · 07:40 there",
+        "url": f"/sessions/{subject}/", "tag": f"rescue-{subject.hex}", "subject": str(subject),
+        "actions": ["claim", "open"], "silent": False, "at": at,
+    }  # fmt: skip
+    assert push.headers["urgency"] == "high"
+    assert 590 <= int(push.headers["ttl"]) <= 600
+    assert push.topic == desk.pushes[0].topic
+    assert push.headers["authorization"] == desk.pushes[0].headers["authorization"], "signed once, for both"
+    device = PushDevice.objects.get(name="phone")
+    assert device.last_sent_at is not None and device.failures == 0
+    assert push_service.problems == []
+
+
+def test_every_good_device_is_reached_at_once_while_many_others_fail_in_all_ways(push_service: PushService) -> None:
+    inward = Answer(307, {"Location": f"{push_service.origin}/inside"})
+    bad = [Answer(404), Answer(410), Answer(429, {"Retry-After": "60"}), Answer(500), inward]
+    stalling = [Answer(201, stall_s=30)] * 12
+    people = [person(f"Person{number}") for number in range(4)]
+    good = []
+    for number, answer in enumerate([*bad * 2, *stalling]):
+        subscribe(people[number % 4], push_service.browser(always=answer))
+    for number in range(20):
+        good.append(push_service.browser())
+        subscribe(people[number % 4], good[-1])
+    with sending():
+        began = time.monotonic()
+        post(*people)
+        until(lambda: all(browser.pushes for browser in good), "all good devices were reached", timeout_s=4)
+        until(lambda: Delivery.objects.filter(state="sent").count() == 20, "and it is written down", timeout_s=4)
+        assert time.monotonic() - began < 4, "the stalling ones take 5 s"
+        until(lambda: Delivery.objects.filter(outcome__contains="within 5 s").count() == 12, "stalls end", timeout_s=8)
+    assert Delivery.objects.filter(state="failed").count() == 6
+    assert [problem for problem in push_service.problems if "/inside" in problem] == []
+    # Those that answered 404 or 410 are gone for good, with their subscriptions.
+    assert PushDevice.objects.count() == 20 + 12 + 6
+    assert [len(browser.pushes) for browser in good] == [1] * 20
+
+
+def test_more_stalling_devices_than_places_keep_no_good_one_waiting(
+    push_service: PushService, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SENDER_AT_ONCE = 4
+    monkeypatch.setattr(web_push, "TIMEOUT_S", 2.5)
+    alice, bob = person("Alice"), person("Bob")
+    for _ in range(10):
+        subscribe(alice, push_service.browser(always=Answer(201, stall_s=30)))
+    good = push_service.browser()
+    subscribe(bob, good)
+    with sending():
+        post(alice)
+        push_service.wait_for(4)
+        post(bob)
+        until(lambda: good.pushes, "Bob was reached before any stall ended", timeout_s=2.4)
+
+
+def test_push_service_that_asks_for_patience_gets_it_and_the_message_arrives(push_service: PushService) -> None:
+    phone = push_service.browser(Answer(429, {"Retry-After": "2"}), Answer(503))
+    alice = person("Alice")
+    subscribe(alice, phone)
+    with sending():
+        (row,) = post(alice)
+        assert ended(row).state == "sent"
+    first, second, third = phone.pushes
+    assert second.at - first.at >= 2, "as the push service said"
+    assert 1 <= third.at - second.at < 5, "as nobody said otherwise"
+    assert first.topic == second.topic == third.topic
+    assert PushDevice.objects.get().last_problem == ""
+
+
+def test_message_that_cannot_arrive_in_time_ends_at_once_in_words(push_service: PushService) -> None:
+    alice = person("Alice")
+    subscribe(alice, push_service.browser(always=Answer(429, {"Retry-After": "3000"})))
+    with sending():
+        (row,) = post(alice)
+        assert ended(row).state == "expired"
+        assert ended(row).outcome == "Not sent in time: 127.0.0.1 answered 429."
+        assert outbox.standing(row.subject) == {alice.pk: "failed"}  # type: ignore[arg-type]
+
+
+def test_what_is_out_of_time_is_never_sent(push_service: PushService) -> None:
+    alice = person("Alice")
+    phone = push_service.browser()
+    subscribe(alice, phone)
+    (late,) = post(alice, expires_at=timezone.now() - timedelta(seconds=1))
+    with sending():
+        assert ended(late).state == "expired"
+    assert phone.pushes == []
+
+
+def test_device_refused_five_times_is_switched_off_and_says_why(push_service: PushService) -> None:
+    phone = push_service.browser(always=Answer(403))
+    alice = person("Alice")
+    subscribe(alice, phone)
+    with sending():
+        for count in range(1, 6):
+            (row,) = post(alice)
+            assert ended(row).state == "failed"
+            assert PushDevice.objects.get().failures == count
+        assert post(alice) == []
+    device = PushDevice.objects.get()
+    assert device.disabled_at is not None
+    assert device.last_problem.startswith("Switched off after 5 refusals in a row: 127.0.0.1 answered 403.")
+    assert len(phone.pushes) == 5
+
+
+def test_one_success_ends_the_count_of_refusals(push_service: PushService) -> None:
+    alice = person("Alice")
+    device = subscribe(alice, push_service.browser())
+    PushDevice.objects.update(failures=4, last_problem="127.0.0.1 answered 403.")
+    with sending():
+        (row,) = post(alice)
+        assert ended(row).state == "sent"
+    device.refresh_from_db()
+    assert (device.failures, device.last_problem) == (0, "")
+
+
+def test_message_that_the_judge_no_longer_wants_is_withdrawn_and_not_sent(push_service: PushService) -> None:
+    alice, bob = person("Alice"), person("Bob")
+    phones = {one: push_service.browser() for one in (alice, bob)}
+    for one, phone in phones.items():
+        subscribe(one, phone)
+    asked: list[tuple[Any, ...]] = []
+
+    def judge(*about: Any) -> bool:
+        asked.append(about)
+        return about[2] == bob.pk
+
+    outbox.register_judge(judge)
+    subject = uuid.uuid4()
+    with sending():
+        rows = {row.recipient_id: row for row in post(alice, bob, subject=subject)}
+        assert ended(rows[alice.pk]).state == "withdrawn"
+        assert ended(rows[bob.pk]).state == "sent"
+    assert phones[alice].pushes == [] and len(phones[bob].pushes) == 1
+    assert sorted(asked) == sorted((subject, "asked", one.pk) for one in (alice, bob))
+
+
+def test_judge_that_fails_keeps_nobody_from_being_told(push_service: PushService) -> None:
+    alice = person("Alice")
+    subscribe(alice, push_service.browser())
+    outbox.register_judge(lambda *_: 1 / 0 > 1)
+    with sending():
+        (row,) = post(alice)
+        assert ended(row).state == "sent"
+
+
+def test_two_senders_send_each_row_once(push_service: PushService) -> None:
+    people = [person(f"Person{number}") for number in range(5)]
+    for number in range(40):
+        subscribe(people[number % 5], push_service.browser())
+    with sending("first:1"), sending("second:1"):
+        for _ in range(3):
+            post(*people)
+        until(lambda: Delivery.objects.filter(state="sent").count() == 120, "all are sent")
+    assert len(push_service.pushes) == 120
+    assert len({(push.browser.endpoint, push.topic) for push in push_service.pushes}) == 120
+
+
+def test_lease_of_another_sender_is_respected_until_it_ends_or_its_process_is_dead(push_service: PushService) -> None:
+    alice = person("Alice")
+    phone = push_service.browser()
+    subscribe(alice, phone)
+    (row,) = post(alice)
+    Delivery.objects.update(lease_owner="dead:sender", lease_until=timezone.now() + timedelta(seconds=30), tries=1)
+    with sending():
+        push_service.hold()  # nothing comes; a push that came all the same would be seen below
+        time.sleep(0.3)
+        assert phone.pushes == []
+        push_service.let_go()
+        with transaction.atomic():
+            outbox.release("dead")
+        assert ended(row).state == "sent"
+    assert len(phone.pushes) == 1
+
+
+def test_sender_survives_a_database_that_is_away(push_service: PushService, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = person("Alice")
+    phone = push_service.browser()
+    subscribe(alice, phone)
+    is_away = threading.Event()
+    met: list[str] = []
+
+    def away(name: str) -> None:
+        real = getattr(delivery_rows, name)
+
+        def act(*arguments: Any, **how: Any) -> Any:
+            if is_away.is_set():
+                met.append(name)
+                raise OperationalError("away")
+            return real(*arguments, **how)
+
+        monkeypatch.setattr(delivery_rows, name, act)
+
+    for name in ("lease", "settle"):
+        away(name)
+    push_service.hold()
+    with sending():
+        (row,) = post(alice)
+        push_service.wait_for(1)
+        is_away.set()
+        push_service.let_go()
+        until(lambda: "settle" in met, "the result could not be written down")
+        is_away.clear()
+        assert ended(row).state == "sent"
+    assert len(phone.pushes) == 1, "what was sent is written down later, not sent again"
+
+
+def test_claim_takes_back_what_is_unsent_and_replaces_what_is_on_screens_once(push_service: PushService) -> None:
+    alice, bob, charles = person("Alice"), person("Bob"), person("Charles")
+    phones = {one.pk: push_service.browser() for one in (alice, bob, charles)}
+    for one in (alice, bob, charles):
+        subscribe(one, phones[one.pk])
+    phones[charles.pk].answers = [Answer(503, {"Retry-After": "60"})]
+    subject = uuid.uuid4()
+    with sending():
+        rows = {row.recipient_id: row for row in post(alice, bob, charles, subject=subject)}
+        for one in (alice, bob):
+            ended(rows[one.pk])
+        until(
+            lambda: Delivery.objects.filter(recipient=charles, tries=1, lease_until=None).exists(), "Charles' is tried"
+        )
+        withdraw(subject, keep=(bob.pk,))
+        withdraw(subject, keep=(bob.pk,))
+        push_service.wait_for(5)
+        until(lambda: not Delivery.objects.filter(state="pending").exists(), "all has ended")
+    for one in (alice, charles):
+        first, second = phones[one.pk].pushes
+        assert second.topic == first.topic
+        assert second.payload["tag"] == first.payload["tag"]
+        assert (second.payload["silent"], second.payload["title"]) == (True, "Bob has it.")
+    assert len(phones[bob.pk].pushes) == 1, "who claimed it reads nothing new"
+    assert ended(rows[charles.pk]).state == "withdrawn"
+    assert outbox.standing(subject) == {alice.pk: "reached", bob.pk: "reached", charles.pk: "none"}
+
+
+def test_replacement_comes_after_the_message_that_was_on_its_way(push_service: PushService) -> None:
+    alice = person("Alice")
+    phone = push_service.browser(Answer(201, stall_s=0.6))
+    subscribe(alice, phone)
+    subject = uuid.uuid4()
+    with sending("first:1"), sending("second:1"):
+        (row,) = post(alice, subject=subject)
+        push_service.wait_for(1)
+        withdraw(subject)
+        push_service.wait_for(2, timeout_s=4)  # long before the time that nobody's word would take
+        until(lambda: not Delivery.objects.filter(state="pending").exists(), "all has ended")
+    asked, taken = phone.pushes
+    assert (asked.payload["kind"], taken.payload["kind"]) == ("asked", "taken")
+    assert taken.at - asked.at >= 0.6, "not before the first was answered"
+    assert ended(row).state == "withdrawn"
+
+
+def test_device_that_changed_hands_gets_nothing_of_its_former_owners(push_service: PushService) -> None:
+    alice, bob = person("Alice"), person("Bob")
+    browser = push_service.browser()
+    subscribe(alice, browser)
+    (row,) = post(alice)
+    subscribe(bob, browser, "shared")
+    with sending():
+        assert ended(row).state == "withdrawn"
+        (for_bob,) = post(bob, title="For Bob")
+        ended(for_bob)
+    assert [push.payload["title"] for push in browser.pushes] == ["For Bob"]
+
+
+def test_person_switched_off_after_posting_is_told_nothing(push_service: PushService) -> None:
+    alice = person("Alice")
+    browser = push_service.browser()
+    subscribe(alice, browser)
+    (row,) = post(alice)
+    alice.is_active = False
+    alice.save()
+    with sending():
+        assert ended(row).state == "failed"
+    assert browser.pushes == []
+    assert post(alice) == []
+
+
+def test_mail_and_push_go_side_by_side_and_a_stalling_mail_server_delays_no_push(
+    push_service: PushService, mail_server: MailServer
+) -> None:
+    alice = person("Alice")
+    alice.email = "alice@example.com"
+    alice.save()
+    phone = push_service.browser()
+    subscribe(alice, phone)
+    mail_server.stall_s = 1.0
+    with sending():
+        for number in range(8):
+            post(alice, title=f"Help {number}")
+        push_service.wait_for(8)
+        assert mail_server.mails == []
+        mail_server.wait_for(8)
+        until(lambda: Delivery.objects.filter(state="sent").count() == 16, "all is written down")
+
+
+def test_sender_stops_within_moments_and_what_it_was_sending_is_written_down(push_service: PushService) -> None:
+    alice = person("Alice")
+    subscribe(alice, push_service.browser(Answer(201, stall_s=0.3)))
+    with sending():
+        (row,) = post(alice)
+        push_service.wait_for(1)
+    row.refresh_from_db()
+    assert row.state == "sent"
+
+
+def test_message_rung_for_leaves_within_moments(push_service: PushService) -> None:
+    alice = person("Alice")
+    phone = push_service.browser()
+    subscribe(alice, phone)
+    took = []
+    with sending():
+        for number in range(10):
+            began = time.monotonic()
+            post(alice, title=f"Help {number}")
+            push_service.wait_for(number + 1)
+            took.append(phone.pushes[-1].at - began)
+    assert sorted(took)[5] < 0.3, took
+
+
+def test_message_says_nothing_of_how_it_is_kept(push_service: PushService) -> None:
+    """The words of `message()` and its addresses are all there is: no key, no endpoint, no e-mail address."""
+    alice = person("Alice")
+    alice.email = "alice@example.com"
+    alice.save()
+    phone = push_service.browser()
+    subscribe(alice, phone)
+    with sending():
+        post(alice, **{"title": message().title})
+        push_service.wait_for(1)
+    assert set(phone.pushes[0].payload) == {
+        "v", "kind", "title", "body", "url", "tag", "subject", "actions", "silent", "at",
+    }  # fmt: skip
