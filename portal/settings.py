@@ -114,6 +114,21 @@ try:
         pattern=rf"({AWS_REGION_NAME})?",
         expected="a region's name as in eu-west-1",
     )
+    if TELEMETRY in {"iot_core", "machines.telemetry.iot_core.IotCoreTelemetry"} and not AWS_REGION:
+        raise SettingError(f"AWS_REGION: found nothing, expected the region of the things (TELEMETRY is {TELEMETRY})")
+    # What a machine's thing is called in IoT Core; a serial is one machine's within its fleet only.
+    IOT_THING_NAME = env.matching(
+        "IOT_THING_NAME",
+        "{fleet}:{serial}",
+        pattern=r"(?=.*\{serial\})([A-Za-z0-9:_-]|\{fleet\}|\{serial\}){1,60}",
+        expected="letters, digits and :_- with {serial}, better also {fleet}, in it",
+    )
+    IOT_THING_TYPE = env.matching(
+        "IOT_THING_TYPE",
+        "portafilter-machine",
+        pattern=r"[A-Za-z0-9:_-]{1,128}",
+        expected="1 to 128 letters, digits and :_-",
+    )
 
     # --- notifications ------------------------------------------------------------------------------------------------
     # With sns, a press goes to a topic, and SNS calls /hooks/sns/, which makes its messages due.

@@ -6,10 +6,11 @@ The choice is the setting TELEMETRY: an alias below or a dotted path to a class.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -76,6 +77,18 @@ class LastWord:
     profile_version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """That a machine is to make its own key and to enrol; `number` is this wish's name for ever.
+
+    `issue` makes the code for it, which is good for 15 minutes: call it only when the machine is there to use it.
+    """
+
+    number: str
+    address: str
+    issue: Callable[[], tuple[str, datetime]] = field(repr=False)
+
+
 class TelemetryDriver(Protocol):
     """One way to the machines beside the VPN."""
 
@@ -95,6 +108,20 @@ class TelemetryDriver(Protocol):
         A newer profile takes the place of an older one. The same one may come twice, after a crash: then nothing is to
         happen. Called by the worker, never in a request or a transaction. Raises TelemetryError.
         """
+
+
+@runtime_checkable
+class InvitingDriver(Protocol):
+    """A driver that carries no private keys: the machine is invited to enrol instead of given a profile."""
+
+    def invite(self, machine: Machine, invitation: Invitation) -> None:
+        """Takes the invitation on its way, and further: called again and again until the machine has enrolled.
+
+        Called by the worker, never in a request or a transaction. Raises TelemetryError.
+        """
+
+    def end_invitation(self, machine: Machine, invitation: Invitation, *, profile_version: str) -> None:
+        """The machine has enrolled, for the certificate with this serial. May come twice. Raises TelemetryError."""
 
 
 @cache
