@@ -30,7 +30,6 @@ SIZE_LIMIT = 16 * 1024
 _TIMEOUT_S = 5.0
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=10)
-# The certificate is the same for every message: it need not be read for each, but a fetched one is to be found at once.
 
 
 class CannotFetch(Exception):

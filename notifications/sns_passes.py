@@ -54,7 +54,7 @@ class SnsPasses:
     now: Callable[[], datetime] = timezone.now
     publish: Callable[[Topic, str], str] = _publish
     confirm: Callable[[Topic, str], str] = _confirm
-    fetch: Callable[[str], bytes] = sns_certificates.fetch_from_sns
+    fetch: Callable[[str], bytes] | None = None
     _tidied_at: datetime | None = field(default=None, init=False)
 
     def run_announcements(self) -> int:
