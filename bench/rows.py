@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -71,7 +73,84 @@ def desktop(session: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def duty(devices: list[list[dict[str, str]]], machines: int) -> list[dict[str, Any]]:
+    """A person for each list of devices, on duty at a site of their own; the machines, spread over these sites."""
+    from datetime import time as clock_time
+
+    from machines.models import Fleet, Machine, MachineModel, Shift, Site
+    from machines.services import issue_token
+
+    fleet, model = Fleet.objects.get(slug="north"), MachineModel.objects.get()
+    sites = []
+    for number, person in enumerate(_people("duty", devices)):
+        site = Site.objects.create(
+            fleet=fleet, name=f"Site {number}", city="Milano", country="IT", time_zone="Europe/Rome"
+        )
+        person.operator.fleets.add(fleet)
+        Shift.objects.create(
+            fleet=fleet,
+            site=site,
+            operator=person.operator,
+            weekdays="0123456",
+            starts=clock_time(0),
+            ends=clock_time(0),
+        )
+        sites.append(site)
+    made = []
+    for number in range(machines):
+        operator = number % len(sites)
+        machine = Machine.objects.create(
+            fleet=fleet, site=sites[operator], model=model, serial=f"D-{number:04}",
+            vpn_address=f"127.126.{number // 250}.{number % 250 + 1}",
+        )  # fmt: skip
+        made.append({"token": issue_token(machine), "address": machine.vpn_address, "operator": operator})
+    return made
+
+
+def naive(devices: list[list[dict[str, str]]], presses: int, per_s: int, within_s: float) -> list[dict[str, Any]]:
+    """django-webpush as its documents have it: a call for each press, one after the other, until the time is up.
+
+    An error of a call is caught, and the next person's turn comes. What was not sent by then counts as not sent.
+    """
+    from django.conf import settings
+    from webpush import send_user_notification
+    from webpush.models import PushInformation
+
+    people = _people("naive", devices)
+    for person in people:
+        for device in person.push_devices.all():
+            PushInformation.objects.create(user=person, subscription=device.subscription)
+    settings.WEBPUSH_SETTINGS = {
+        "VAPID_PRIVATE_KEY": settings.VAPID_PRIVATE_KEY, "VAPID_ADMIN_EMAIL": "ops@example.com",
+    }  # fmt: skip
+    began, called = time.time(), []
+    for number in range(presses):
+        at, subject = began + number / per_s, str(UUID(int=number))
+        called.append({"at": at, "subject": subject, "operator": number % len(people)})
+        time.sleep(max(0.0, at - time.time()))
+        if time.time() < began + within_s:
+            with contextlib.suppress(Exception):
+                send_user_notification(people[number % len(people)], {"subject": subject}, ttl=300)
+    return called
+
+
+def _people(prefix: str, devices: list[list[dict[str, str]]]) -> list[Any]:
+    from machines.models import Operator, User
+    from notifications.subscriptions import subscribe
+
+    people = []
+    for number, subscriptions in enumerate(devices):
+        user = User.objects.create_user(f"{prefix}-{number}", first_name="Duty", last_name=str(number))
+        Operator.objects.create(user=user)
+        for subscription in subscriptions:
+            subscribe(user, **subscription, browser="Chrome", user_agent="", name="phone")
+        people.append(user)
+    return people
+
+
 if __name__ == "__main__":
     django.setup()
-    work: Callable[..., object] = {"login": login, "desktops": desktops, "desktop": desktop}[sys.argv[1]]
+    work: Callable[..., object] = {
+        "login": login, "desktops": desktops, "desktop": desktop, "duty": duty, "naive": naive,
+    }[sys.argv[1]]  # fmt: skip
     print(json.dumps(work(**json.load(sys.stdin))))

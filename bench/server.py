@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ _CSRF = "b" * 32
 class Server(Installation):
     """One server, started with the arguments given; `alone`: on the first processor, for its measurer to stay off."""
 
-    def __init__(self, folder: Path, *arguments: str, alone: bool) -> None:
+    def __init__(self, folder: Path, *arguments: str, alone: bool, environment: Mapping[str, str]) -> None:
         super().__init__(folder)
         self._arguments = arguments
         self._alone = alone
-        self._environment["LOG_LEVEL"] = "WARNING"
+        self._environment.update({"LOG_LEVEL": "WARNING", **environment})
         self.login = ""
 
     def start(self) -> None:
@@ -73,10 +73,10 @@ class Server(Installation):
 
 
 @contextlib.contextmanager
-def server(*arguments: str, alone: bool = False) -> Iterator[Server]:
-    """A migrated and seeded server of one's own; nothing of it is left at the end."""
+def server(*arguments: str, alone: bool = False, **environment: str) -> Iterator[Server]:
+    """A migrated and seeded server of one's own, with these settings; nothing of it is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="portafilter-bench-"))
-    one = Server(folder, *arguments, alone=alone)
+    one = Server(folder, *arguments, alone=alone, environment=environment)
     try:
         one.prepare()
         one.start()

@@ -36,7 +36,7 @@ class Command(BaseCommand):
             for name, value in {
                 "SECRET_KEY": secrets.token_urlsafe(48),
                 "CREDENTIAL_KEYS": Fernet.generate_key().decode(),
-                "VAPID_PRIVATE_KEY": _make_vapid_key(),
+                "VAPID_PRIVATE_KEY": make_vapid_key(),
             }.items()
             if not kept.get(name)
         }
@@ -55,7 +55,7 @@ class Command(BaseCommand):
         self.stdout.write(f"Made {', '.join(made)} in {file}")
 
 
-def _make_vapid_key() -> str:
+def make_vapid_key() -> str:
     """A key for Web Push (RFC 8292): the number of a private P-256 key as 32 bytes, base64url without padding."""
     number = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
     return base64.urlsafe_b64encode(number.to_bytes(32, "big")).decode().rstrip("=")
