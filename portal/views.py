@@ -36,9 +36,7 @@ def queue(request: HttpRequest) -> HttpResponse:
     operator = fleet_selectors.operator_of(user)
     if operator is None:
         return render(request, "portal/no_operator.html", status=403)
-    state = _state(
-        user, sessions=[selectors.card(session, viewer=user) for session in selectors.open_sessions_for(user)]
-    )
+    state = _state(user, sessions=selectors.cards(selectors.open_sessions_for(user), viewer=user))
     context = {"state": state, "fleets": fleet_selectors.fleets_of(user), **alarm_context(user)}
     return render(request, "portal/queue.html", context)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,6 +18,13 @@ def for_machine(next_duty_at: datetime | None, *, time_zone: str, now: datetime)
     if next_duty_at is None or next_duty_at <= now:
         return f"{NOBODY} Your request is kept, and somebody will look at this machine."
     return f"{NOBODY} Somebody will look at this machine from {moment(next_duty_at, time_zone=time_zone, now=now)}."
+
+
+def nobody(next_duty_at: datetime | None, *, time_zone: str, now: datetime) -> str:
+    """The same for those who look after the machine."""
+    if next_duty_at is None or next_duty_at <= now:
+        return f"{NOBODY} There is nobody to ask."
+    return f"{NOBODY} Somebody will be from {moment(next_duty_at, time_zone=time_zone, now=now)}, by the clock there."
 
 
 def moment(at: datetime, *, time_zone: str, now: datetime) -> str:
@@ -55,12 +62,12 @@ LAST_RESORT = "the address of last resort"
 RUNG_NAMES = {Rung.SUPERVISORS: SUPERVISORS, Rung.LAST_RESORT: LAST_RESORT}
 
 
-def event_sentence(kind: str, detail: dict[str, Any], *, time_zone: str, at: datetime) -> str:
+def event_sentence(kind: str, detail: Mapping[str, Any], *, at: datetime) -> str:
     """An event of the asking in words; empty for one of another kind."""
     names = [str(name) for name in detail.get("names", [])]
-    why = f": {detail['why']}" if detail.get("why") else ""
     match kind:
         case "asked":
+            why = f": {detail['why']}" if detail.get("why") else ""
             return f"{listed(names)} was asked{why}."
         case "supervisors_asked":
             return f"The supervisors were asked: {listed(names)}."
@@ -73,10 +80,8 @@ def event_sentence(kind: str, detail: dict[str, Any], *, time_zone: str, at: dat
             return str(detail.get("detail", ""))
         case "nobody_asked":
             since = detail.get("next_duty_at")
-            if not since:
-                return f"{NOBODY} There is nobody to ask."
-            then = moment(datetime.fromisoformat(since), time_zone=time_zone, now=at)
-            return f"{NOBODY} Somebody will be from {then}, by the clock there."
+            next_duty_at = datetime.fromisoformat(since) if since else None
+            return nobody(next_duty_at, time_zone=detail.get("time_zone", "UTC"), now=at)
         case "missed":
             return "It ended without anybody having come. The supervisors find it among the missed ones."
     return ""

@@ -247,7 +247,9 @@ def _events(
         events.append(("last_resort_asked", {"round": round_}))
     if values["nobody_at"] and not escalation.nobody_at:
         next_duty_at = values.get("next_duty_at", escalation.next_duty_at)
-        events.append(("nobody_asked", {"next_duty_at": next_duty_at.isoformat() if next_duty_at else None}))
+        zone = escalation.session.machine.site.time_zone
+        detail = {"next_duty_at": next_duty_at.isoformat() if next_duty_at else None, "time_zone": zone}
+        events.append(("nobody_asked", detail))
     return events
 
 

@@ -67,7 +67,9 @@ def request_support(
 
 def _replayed(machine: Machine, idempotency_key: str, digest: str) -> SupportSession | None:
     press = (
-        Press.objects.select_related("session__machine", "session__fleet", "session__operator")
+        Press.objects.select_related(
+            "session__machine__site", "session__fleet", "session__operator", "session__escalation"
+        )
         .filter(machine=machine, idempotency_key=idempotency_key)
         .first()
     )
@@ -82,7 +84,7 @@ def _replayed(machine: Machine, idempotency_key: str, digest: str) -> SupportSes
 
 def _open_session(machine: Machine) -> SupportSession | None:
     return (
-        SupportSession.objects.select_related("machine", "fleet", "operator")
+        SupportSession.objects.select_related("machine__site", "fleet", "operator", "escalation")
         .filter(machine=machine, state__in=OPEN_STATES)
         .first()
     )

@@ -14,7 +14,7 @@ from django.db.models import Prefetch, QuerySet
 from machines import selectors as fleet_selectors
 from machines.models import Fleet, Operator, User
 from machines.passages import Passage
-from sessions import words
+from sessions import asking_selectors, words
 from sessions.models import Attachment, Gateway, GuacamoleConnection, SupportSession
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES
 
@@ -41,8 +41,11 @@ def sessions_for(user: User) -> QuerySet[SupportSession]:
     """The rescues of the person's fleets, with all that a card needs, newest first."""
     return (
         SupportSession.objects.filter(fleet__in=fleet_selectors.fleets_of(user))
-        .select_related("machine__site", "machine__model", "fleet", "operator", "closed_by")
+        .select_related(
+            "machine__site", "machine__model", "fleet", "operator", "closed_by", "escalation__missed_looked_by"
+        )
         .prefetch_related(
+            asking_selectors.ASKED_NOW,
             Prefetch(
                 "attachments",
                 queryset=Attachment.objects.filter(attached_at__isnull=False, detached_at=None)
@@ -61,6 +64,13 @@ def open_sessions_for(user: User) -> QuerySet[SupportSession]:
     return sessions_for(user).filter(state__in=[s.value for s in OPEN_STATES]).order_by("requested_at")
 
 
+def missed_sessions_for(user: User) -> QuerySet[SupportSession]:
+    """The rescues that nobody came to and no supervisor has looked at yet, the newest first; for supervisors alone."""
+    missed = sessions_for(user).filter(escalation__missed_at__isnull=False, escalation__missed_looked_at=None)
+    operator = fleet_selectors.operator_of(user)
+    return missed if operator and operator.is_supervisor else missed.none()
+
+
 def session_for(user: User, session_id: UUID | str) -> SupportSession | None:
     """One rescue, or None if there is none or it belongs to a fleet the person does not work for."""
     return sessions_for(user).filter(pk=session_id).first()
@@ -73,13 +83,15 @@ def session_to_change(user: User, session_id: UUID | str) -> SupportSession | No
 
 def card(session: SupportSession, *, viewer: User) -> dict[str, Any]:
     """One rescue as `viewer` may see it; JSON values only. `session` comes from `sessions_for`."""
-    return _card(session, viewer, fleet_selectors.operator_of(viewer))
+    return cards([session], viewer=viewer)[0]
 
 
 def cards(sessions: Iterable[SupportSession], *, viewer: User) -> list[dict[str, Any]]:
     """Several cards, the viewer looked up once."""
     operator = fleet_selectors.operator_of(viewer)
-    return [_card(session, viewer, operator) for session in sessions]
+    sessions = list(sessions)
+    standings = asking_selectors.standings(sessions)
+    return [_card(session, viewer, operator, standings.get(session.pk, {})) for session in sessions]
 
 
 def may(session: SupportSession, *, user: User, operator: Operator | None) -> list[str]:
@@ -155,7 +167,9 @@ def passages() -> list[Passage]:
     return found
 
 
-def _card(session: SupportSession, viewer: User, operator: Operator | None) -> dict[str, Any]:
+def _card(
+    session: SupportSession, viewer: User, operator: Operator | None, standing: asking_selectors.Standing
+) -> dict[str, Any]:
     machine, site = session.machine, session.machine.site
     present = getattr(session, "present", None)
     if present is None:
@@ -196,6 +210,8 @@ def _card(session: SupportSession, viewer: User, operator: Operator | None) -> d
         "fix": session.fix,
         "note": session.note,
         "closed_by": _person(session.closed_by),
+        "asking": asking_selectors.asking(session, standing),
+        "missed": asking_selectors.missed(session),
         "may": may(session, user=viewer, operator=operator),
     }  # fmt: skip
 

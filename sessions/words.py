@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sessions.models import SessionEvent, SupportSession
+from django.utils import timezone
+
+from sessions import asking_words
+from sessions.models import Escalation, SessionEvent, SupportSession
 from sessions.states import EndReason, State
 
 STATE_LABELS = {
@@ -80,6 +83,11 @@ def sentence(session: SupportSession) -> str:
 
 def message_for_machine(session: SupportSession) -> str:
     """What the person at the machine reads."""
+    if session.end_reason in (None, EndReason.UNANSWERED) and session.operator_id is None:
+        row: Escalation | None = getattr(session, "escalation", None)
+        if row is not None and row.nobody_at is not None:
+            zone = session.machine.site.time_zone
+            return asking_words.for_machine(row.next_duty_at, time_zone=zone, now=timezone.now())
     if session.end_reason:
         return _MACHINE_END[EndReason(session.end_reason)]
     who = (session.operator.first_name or session.operator.display_name) if session.operator else ""
@@ -119,8 +127,10 @@ def event_sentence(event: SessionEvent) -> str:
         "machine_not_told": "The machine did not fetch the news in time.",
         "vpn_told": "The machine's tunnel was ended.",
         "closed": "Everything of this rescue is closed.",
+        "looked_at": f"{who} looked at it.",
     }
-    return str(sentences.get(event.kind, event.kind.replace("_", " ").capitalize() + "."))
+    sentence = sentences.get(event.kind) or asking_words.event_sentence(event.kind, detail, at=event.at)
+    return str(sentence or event.kind.replace("_", " ").capitalize() + ".")
 
 
 def _signing_in(session: SupportSession) -> bool:

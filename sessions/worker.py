@@ -1,7 +1,8 @@
 """The worker: brings about what the rows wish for, again and again, and whatever died half-way is taken up or undone.
 
 Several may run, as threads here or as processes elsewhere: leases and guarded UPDATEs keep them apart. The bell wakes
-it at once when something changed in this process; a look every second finds the rest.
+it at once when something changed in this process; a look every second finds the rest. Who asks people for help, and
+what sends messages, are threads of their own: a gateway that takes its time must not delay them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from machines.profile_passes import ProfilePasses
+from machines.telemetry import asking
+from machines.telemetry.base import Duty
 from machines.vpn import base as vpn_base
+from notifications import outbox
+from notifications.sender import Sender
 from sessions import bell, gateway_rows, signs_of_life
+from sessions.asking_passes import AskingPasses
 from sessions.ending_passes import EndingPasses
 from sessions.gateway_passes import GatewayPasses
 from sessions.gateways import base as gateways_base
@@ -25,6 +31,8 @@ from sessions.gateways import base as gateways_base
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+# What another process has committed rings no bell here, and somebody at a machine waits for it.
+ASKER_POLL_S = 0.3
 _MAX_BACK_OFF_S = 30.0
 
 
@@ -52,38 +60,80 @@ class Worker:
 
     def run_for_ever(self, stop: threading.Event) -> None:
         """Passes until `stop` is set; nothing that goes wrong ends it."""
-        failures = 0
         buried_at = -POLL_S
-        try:
-            while not stop.is_set():
-                seen = bell.count()
-                close_old_connections()
-                try:
-                    if time.monotonic() - buried_at >= POLL_S:
-                        signs_of_life.bury_dead(gateway_rows.forget_process)
-                        buried_at = time.monotonic()
-                    self.run_pass()
-                    failures = 0
-                except Exception:
-                    failures += 1
-                    delay_s = min(2.0 ** (failures - 1), _MAX_BACK_OFF_S)
-                    logger.exception("Worker %s: a pass failed; the next one is in %.0f s", self.name, delay_s)
-                    stop.wait(delay_s)
-                    continue
-                bell.wait(seen=seen, timeout_s=POLL_S)
-        finally:
-            connections.close_all()
+
+        def run_pass() -> None:
+            nonlocal buried_at
+            if time.monotonic() - buried_at >= POLL_S:
+                signs_of_life.bury_dead(_forget_process)
+                buried_at = time.monotonic()
+            self.run_pass()
+
+        _run_for_ever(self.name, run_pass, stop, whom=bell.WORK, poll_s=POLL_S)
+
+
+class Asker:
+    """Who finds somebody for each rescue; `name` is for the log, since its rows need no lease."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        now: Callable[[], datetime] = timezone.now,
+        ask_all: Callable[..., dict[int, Duty]] = asking.ask_all,
+    ) -> None:
+        self.name = name
+        self._passes = AskingPasses(now, ask_all)
+
+    def run_pass(self) -> None:
+        """Looks at every rescue once. Raises when the database is away; one rescue's failure is only logged."""
+        self._passes.run()
+
+    def run_for_ever(self, stop: threading.Event) -> None:
+        """Passes until `stop` is set; nothing that goes wrong ends it."""
+        asking.warm_up()
+        _run_for_ever(self.name, self.run_pass, stop, whom=bell.ASKING, poll_s=ASKER_POLL_S)
 
 
 def start_threads(count: int, *, process: str, stop: threading.Event) -> list[threading.Thread]:
-    """Starts `count` workers of this process; join them after setting `stop` (ringing the bell spares a second).
+    """Starts `count` workers of this process, its asker and its sender; join them after setting `stop`.
 
-    `process` is the name of the process's SignOfLife: its leases are free as soon as it is dead.
+    Ringing the bell then spares a moment. `process` is the name of the process's SignOfLife: its leases are free as
+    soon as it is dead.
     """
     threads = []
-    for number in range(1, count + 1):
-        worker = Worker(f"{process}:{number}")
-        thread = threading.Thread(target=worker.run_for_ever, args=(stop,), name=f"worker {number}", daemon=True)
+    hands: list[tuple[str, Callable[[threading.Event], None]]] = [
+        *((f"worker {number}", Worker(f"{process}:{number}").run_for_ever) for number in range(1, count + 1)),
+        ("asker", Asker(f"{process}:asker").run_for_ever),
+        ("sender", Sender(f"{process}:sender").run_for_ever),
+    ]
+    for name, run_for_ever in hands:
+        thread = threading.Thread(target=run_for_ever, args=(stop,), name=name, daemon=True)
         thread.start()
         threads.append(thread)
     return threads
+
+
+def _run_for_ever(name: str, run_pass: Callable[[], None], stop: threading.Event, *, whom: str, poll_s: float) -> None:
+    failures = 0
+    try:
+        while not stop.is_set():
+            seen = bell.count(whom)
+            close_old_connections()
+            try:
+                run_pass()
+                failures = 0
+            except Exception:
+                failures += 1
+                delay_s = min(2.0 ** (failures - 1), _MAX_BACK_OFF_S)
+                logger.exception("Worker %s: a pass failed; the next one is in %.0f s", name, delay_s)
+                stop.wait(delay_s)
+                continue
+            bell.wait(seen=seen, timeout_s=poll_s, whom=whom, unless=stop.is_set)
+    finally:
+        connections.close_all()
+
+
+def _forget_process(name: str) -> None:
+    gateway_rows.forget_process(name)
+    outbox.release(name)

@@ -31,6 +31,33 @@ class ClipboardSerializer(serializers.Serializer):  # type: ignore[type-arg]
     paste = serializers.BooleanField(help_text="From the operator to the machine.")
 
 
+class AskedPersonSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    name = serializers.CharField()
+    at = serializers.DateTimeField()
+    rung = serializers.ChoiceField(choices=["operators", "supervisors", "last_resort"])
+    reached = serializers.ChoiceField(
+        choices=["reached", "trying", "failed", "none"],
+        help_text="How far the messages to them have got; none: there is no way to send one.",
+    )
+
+
+class AskingSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """Who is asked to take a rescue that waits, or was for one that nobody came to."""
+
+    sentence = serializers.CharField()
+    people = AskedPersonSerializer(many=True)
+    next_at = serializers.DateTimeField(allow_null=True, help_text="When the next step is due; null: never.")
+    stood_in = serializers.CharField(help_text="Why another answer stood in for telemetry's own; empty: it did not.")
+
+
+class MissedSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    """It ended without anybody having come."""
+
+    at = serializers.DateTimeField()
+    looked_at = serializers.DateTimeField(allow_null=True)
+    looked_by = NamedSerializer(allow_null=True, help_text="The supervisor who has looked at it.")
+
+
 class CardSerializer(serializers.Serializer):  # type: ignore[type-arg]
     """A rescue, as the person who asks may see it."""
 
@@ -60,6 +87,8 @@ class CardSerializer(serializers.Serializer):  # type: ignore[type-arg]
     fix = serializers.CharField()
     note = serializers.CharField()
     closed_by = NamedSerializer(allow_null=True)
+    asking = AskingSerializer(allow_null=True, help_text="Null when nobody is being asked.")
+    missed = MissedSerializer(allow_null=True, help_text="Null when somebody came, or it is open.")
     may = serializers.ListField(
         child=serializers.ChoiceField(
             choices=["claim", "release", "control", "watch", "take_over", "handover", "close"]

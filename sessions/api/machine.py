@@ -149,7 +149,9 @@ def _serve(session: SupportSession) -> dict[str, Any]:
 
 
 def _sessions_of(machine: Machine) -> Any:
-    return SupportSession.objects.filter(machine=machine).select_related("machine", "fleet", "operator", "closed_by")
+    return SupportSession.objects.filter(machine=machine).select_related(
+        "machine__site", "fleet", "operator", "closed_by", "escalation"
+    )
 
 
 def _own_session(machine: Machine, session_id: UUID) -> SupportSession:

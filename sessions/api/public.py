@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.http import Http404
+from django.utils import timezone
 from drf_spectacular.drainage import set_override
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -20,7 +21,7 @@ from machines.api.documents import MAX_ID, NothingSerializer, PersonalView
 from machines.api.documents import problem_responses as problems
 from machines.api.fields import Choice, StrictSerializer, Text, WholeNumber
 from machines.api.public import PAGE, person_of
-from sessions import attachments, selectors, services
+from sessions import attachments, escalation, selectors, services
 from sessions.api.cards import (
     CardPageSerializer,
     CardSerializer,
@@ -102,6 +103,19 @@ class SessionsView(PersonalView):
             found = found.filter(machine_id=machine)
         paginator = RescuePages()
         page: list[SupportSession] = paginator.paginate_queryset(found, request, self) or []
+        return paginator.get_paginated_response(selectors.cards(page, viewer=user))
+
+
+class MissedView(PersonalView):
+    """The rescues that nobody came to and no supervisor has looked at, the newest first; none for operators."""
+
+    @extend_schema(operation_id="missed", parameters=[PAGE], responses={200: CardPageSerializer, **problems(403, 404)})
+    def get(self, request: Request) -> Response:
+        user = person_of(request)
+        paginator = RescuePages()
+        page: list[SupportSession] = (
+            paginator.paginate_queryset(selectors.missed_sessions_for(user), request, self) or []
+        )
         return paginator.get_paginated_response(selectors.cards(page, viewer=user))
 
 
@@ -200,6 +214,21 @@ class CloseView(RescueView):
         values = self.body(request, CloseSerializer)
         outcome = EndReason(values.pop("outcome"))
         services.close(session, user=person_of(request), outcome=outcome, **values)
+        return self.card(request, session_id)
+
+
+class LookedAtView(RescueView):
+    """A supervisor has looked at a rescue that nobody came to; the first time counts."""
+
+    @extend_schema(
+        operation_id="lookedAt",
+        request=NothingSerializer,
+        responses={200: CardSerializer, **problems(400, 403, 404, 409, 415)},
+    )
+    def post(self, request: Request, session_id: UUID) -> Response:
+        session = self.rescue(request, session_id)
+        self.body(request, NothingSerializer)
+        escalation.look_at(session, user=person_of(request), now=timezone.now())
         return self.card(request, session_id)
 
 

@@ -44,6 +44,9 @@ ANSWERS = {
         for role in ("operator", "supervisor")
     },
     ("api-machine-unfreeze", "operator"): 403,
+    # A supervisor looks at what nobody came to; here Charlie came.
+    ("api-looked-at", "operator"): 403,
+    ("api-looked-at", "supervisor"): 409,
     ("api-device-test", "operator"): 202,
     # Devices are a person's own, also within a fleet.
     **{(name, "supervisor"): 404 for name in ("api-device", "api-device-test")},

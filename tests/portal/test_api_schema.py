@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from machines.models import Operator
 from sessions import services
-from sessions.models import SupportSession
+from sessions.models import Escalation, SupportSession
 from tests.portal.devices import VAPID_PRIVATE_KEY, subscribe
 from tests.sessions.rescues import PASSWORD, person, press
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db
 ORIGIN = "http://127.0.0.1:8000"
 CALLS = [
     "sessions", "session", "claim", "release", "handover", "close", "attach", "events", "colleagues",
-    "causes", "machines", "machine", "me", "devices", "addDevice", "renameDevice", "removeDevice", "testDevice",
+    "missed", "lookedAt", "causes", "machines", "machine", "me", "devices", "addDevice", "renameDevice", "removeDevice", "testDevice",
     "registerMachine", "machineVpn", "enrolmentCode", "requestProfile", "freezeMachine", "unfreezeMachine",
 ]  # fmt: skip
 NAMED_BY_NUMBER = {"handover", "registerMachine"}
@@ -97,6 +97,7 @@ def test_every_answer_is_as_documented(alice: Client, document: dict[str, Any], 
     headers = {"X-CSRFToken": token, "Origin": ORIGIN}
     ended = services.claim(press("A1"), user=person("Alice"))
     ended = services.cancel(ended)
+    Escalation.objects.filter(session=ended).update(missed_at=ended.closing_at)
 
     def open_rescue() -> SupportSession:
         session = press("A2")

@@ -1,0 +1,622 @@
+"""Each rescue finds somebody: who is asked, when, and what becomes of it when somebody comes, or nobody does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from pytest_django.fixtures import Settings
+
+from machines.models import Machine, Operator
+from notifications.models import Delivery
+from notifications.outbox import is_wanted
+from sessions import bell, selectors, services, words
+from sessions.models import Asked, Escalation, Rung, SessionEvent, SupportSession
+from sessions.states import EndReason
+from tests.sessions.asking import (
+    Telemetry,
+    asked,
+    asker,
+    device,
+    escalation,
+    fresh,
+    kinds,
+    reachable,
+    send_all,
+    told,
+)
+from tests.sessions.rescues import Clock, fleet, person, press
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _channels(settings: Settings) -> None:
+    settings.VAPID_PRIVATE_KEY = "a key"
+    settings.NOTIFY_EMAIL_URL = ""
+    settings.SMS = "none"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cast() -> None:
+    """Alice and Bob are on duty, Sue supervises; each has a phone. Charlie has one elsewhere."""
+    for name in ("Alice", "Bob"):
+        reachable(name)
+    reachable("Sue", role="supervisor")
+    reachable("Charlie", of="South")
+
+
+def sentences(session: SupportSession) -> list[str]:
+    return [words.event_sentence(event) for event in session.events.select_related("user")]
+
+
+def card_of(session: SupportSession, viewer: str = "Alice") -> dict[str, Any]:
+    found = selectors.session_for(person(viewer), session.pk)
+    assert found is not None
+    return selectors.card(found, viewer=person(viewer))
+
+
+# --- climbing ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_is_asked_after_their_time_and_nobody_twice(cast: None, clock: Clock) -> None:
+    fleet_ = fleet()
+    fleet_.last_resort_email = "help@example.org"
+    fleet_.save()
+    telemetry = Telemetry("alice", "bob")
+    worker = asker(telemetry, clock)
+    session = press(now=clock())
+    steps = []
+    for second in range(0, 400, 5):
+        before = len(asked(session))
+        worker.run_pass()
+        send_all(clock)
+        steps += [(second, name) for name in asked(session)[before:]]
+        clock.tick(5)
+    assert steps == [(0, "alice"), (45, "bob"), (105, "sue"), (225, "help@example.org")]
+    assert told(session, "asked") == ["alice", "bob", "sue"]
+    assert escalation(session).rung == Rung.DONE
+    assert telemetry.asked == 1, "one question a round"
+
+
+def test_fleets_own_times_count(cast: None, clock: Clock) -> None:
+    fleet_ = fleet()
+    fleet_.ask_next_after_s, fleet_.ask_supervisors_after_s = 5, 7
+    fleet_.save()
+    worker = asker(Telemetry("alice", "bob"), clock)
+    session = press(now=clock())
+    worker.run_pass()
+    for seconds, expected in ((4.9, 1), (0.1, 2), (6.9, 2), (0.1, 3)):
+        clock.tick(seconds)
+        worker.run_pass()
+        assert len(asked(session)) == expected
+
+
+def test_press_and_claim_ring_the_askers_bell_and_gateways_do_not(
+    cast: None, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
+    def rings(act: Callable[[], object]) -> int:
+        before = bell.count(bell.ASKING)
+        with django_capture_on_commit_callbacks(execute=True):
+            act()
+        return bell.count(bell.ASKING) - before
+
+    assert rings(press) == 1
+    session = SupportSession.objects.get()
+    assert rings(lambda: services.begin_starting(session, now=session.requested_at)) == 0
+    assert rings(lambda: services.claim(fresh(session), user=person("Alice"))) == 1
+    assert rings(lambda: services.release(fresh(session), user=person("Alice"))) == 1
+    assert rings(lambda: services.cancel(fresh(session))) == 1
+
+
+def test_message_says_where_and_what_and_never_how_to_get_in(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    asker(Telemetry("alice"), clock).run_pass()
+    (message,) = Delivery.objects.filter(subject=session.pk)
+    there = clock().astimezone(ZoneInfo("Europe/Rome"))
+    assert (message.title, message.body) == ("Help at Station", f"A1, Milano · E17 · {there:%H:%M} there")
+    assert message.payload["url"] == f"/sessions/{session.pk}/"
+    assert message.payload["tag"] == f"rescue-{session.pk.hex}"
+    assert message.payload["actions"] == ["claim", "open"]
+    assert message.expires_at == session.answer_due_at
+
+
+def test_only_active_present_people_of_the_fleet_are_asked(cast: None, clock: Clock) -> None:
+    gone, away = reachable("Gone"), reachable("Away")
+    gone.is_active = False
+    gone.save()
+    Operator.objects.filter(user=away).update(is_available=False)
+    back = reachable("Back")
+    Operator.objects.filter(user=back).update(is_available=False, away_until=clock() - timedelta(minutes=1))
+    session = press(now=clock())
+    worker = asker(Telemetry("gone", "charlie", "away", "nobody-by-this-name", "back"), clock)
+    worker.run_pass()
+    assert asked(session) == ["back"]
+    assert "Charlie" not in str(escalation(session).duty)
+    assert not Delivery.objects.filter(recipient=person("Charlie", of="South")).exists()
+
+
+def test_person_who_cannot_be_reached_costs_no_time(cast: None, clock: Clock) -> None:
+    person("Dora")  # no device
+    session = press(now=clock())
+    asker(Telemetry("dora", "bob", "alice"), clock).run_pass()
+    assert asked(session) == ["dora", "bob"]
+    assert "No message can reach Dora, who has no device, e-mail or SMS for it here." in sentences(session)
+    people = card_of(session)["asking"]["people"]
+    assert [(one["name"], one["reached"]) for one in people] == [("Dora", "none"), ("Bob", "trying")]
+
+
+def test_when_all_messages_to_somebody_fail_the_next_is_asked_at_once(cast: None, clock: Clock) -> None:
+    device(person("Alice"), "laptop")
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    worker.run_pass()
+    Delivery.objects.filter(device__name="phone", recipient__username="alice").update(
+        state=Delivery.State.FAILED, ended_at=clock()
+    )
+    worker.run_pass()
+    assert asked(session) == ["alice"], "one of her devices may still get it"
+    send_all(clock, to=["alice"], outcome=Delivery.State.FAILED)
+    clock.tick(1)
+    worker.run_pass()
+    assert asked(session) == ["alice", "bob"]
+    worker.run_pass()
+    assert asked(session) == ["alice", "bob"], "his message is on its way"
+
+
+def test_empty_rota_goes_to_the_supervisors_at_once_and_then_to_the_last_resort(cast: None, clock: Clock) -> None:
+    fleet_ = fleet()
+    fleet_.last_resort_phone = "+390212345678"
+    fleet_.save()
+    session = press(now=clock())
+    worker = asker(Telemetry(), clock)
+    worker.run_pass()
+    assert asked(session) == ["sue"]
+    assert "The supervisors were asked: Sue." in sentences(session)
+    assert words.message_for_machine(fresh(session)).startswith("Help is on its way")
+    clock.tick(120)
+    worker.run_pass()
+    assert asked(session) == ["sue", "+390212345678"]
+
+
+def test_person_on_two_rungs_is_asked_once(cast: None, clock: Clock) -> None:
+    reachable("Tom", role="supervisor")
+    session = press(now=clock())
+    worker = asker(Telemetry("sue", "alice"), clock)
+    for _ in range(30):
+        worker.run_pass()
+        clock.tick(10)
+    assert asked(session) == ["sue", "alice", "tom"]
+    assert told(session, "asked") == ["sue", "alice", "tom"]
+
+
+def test_stand_in_is_said_on_the_trail_and_the_card(cast: None, clock: Clock) -> None:
+    telemetry = Telemetry("alice")
+    telemetry.stood_in = "Telemetry did not answer within 0.5 s. Portafilter's own rota was used."
+    session = press(now=clock())
+    asker(telemetry, clock).run_pass()
+    assert kinds(session) == ["requested", "telemetry_stood_in", "asked"]
+    assert sentences(session)[1:] == [telemetry.stood_in, "Alice was asked: on the rota here."]
+    assert card_of(session)["asking"]["stood_in"] == telemetry.stood_in
+
+
+def test_telemetry_that_breaks_for_one_machine_keeps_no_other_from_being_asked_for(cast: None, clock: Clock) -> None:
+    broken, good = press("A1", now=clock()), press("A2", now=clock())
+    telemetry = Telemetry("alice")
+
+    def ask_all(machines: list[Machine], **kwargs: Any) -> Any:
+        if any(one.pk == broken.machine_id for one in machines):
+            raise ValueError("no such time zone")
+        return telemetry(machines, **kwargs)
+
+    worker = asker(telemetry, clock)
+    worker._passes.ask_all = ask_all
+    worker.run_pass()
+    assert (asked(broken), asked(good)) == ([], ["alice"])
+
+
+def test_open_pages_follow_each_step(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    versions = [session.version]
+    for expected in ("Alice was asked; Bob is next.", "Alice and Bob were asked; the supervisors are next."):
+        worker.run_pass()
+        card = card_of(session)
+        versions.append(card["version"])
+        assert card["asking"]["sentence"] == expected
+        assert card["asking"]["next_at"] == escalation(session).next_at.isoformat()  # type: ignore[union-attr]
+        clock.tick(45)
+    clock.tick(60)
+    worker.run_pass()
+    assert card_of(session)["asking"]["sentence"].startswith("Alice, Bob and Sue were asked")
+    assert versions == sorted(set(versions)), "each step is a new version"
+
+
+def test_idle_pass_writes_nothing_and_asks_little(
+    cast: None, clock: Clock, django_assert_max_num_queries: Callable[..., Any]
+) -> None:
+    worker = asker(Telemetry("alice"), clock)
+    for number in range(5):
+        press(f"A{number}", now=clock())
+    worker.run_pass()
+    with django_assert_max_num_queries(2) as queries:
+        worker.run_pass()
+    assert all(query["sql"].startswith("SELECT") for query in queries.captured_queries)
+
+
+@pytest.mark.parametrize("colleagues", [2, 30])
+def test_step_needs_as_many_queries_however_many_people_there_are(cast: None, clock: Clock, colleagues: int) -> None:
+    names = [f"Person {number}" for number in range(colleagues)]
+    for number, name in enumerate(names):
+        user = person(name)
+        if number == colleagues - 1:
+            device(user)
+    press(now=clock())
+    with CaptureQueriesContext(connection) as found:
+        asker(Telemetry(*(name.lower() for name in names)), clock).run_pass()
+    # 2 of the pass; people and devices; the transaction: session, events, row, asked, and 4 of the outbox.
+    writes = [query["sql"] for query in found if query["sql"].startswith(("INSERT", "UPDATE"))]
+    assert len(found) <= 16, "\n".join(query["sql"] for query in found)
+    assert len(writes) <= 6, "\n".join(writes)
+
+
+# --- somebody comes ---------------------------------------------------------------------------------------------------
+
+
+def test_claim_withdraws_what_is_pending_and_replaces_what_was_sent(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    worker.run_pass()
+    send_all(clock)
+    clock.tick(45)
+    worker.run_pass()
+    assert told(session, "asked", state="pending") == ["bob"]
+    services.claim(fresh(session), user=reachable("Eve"), now=clock.tick(1))
+    worker.run_pass()
+    assert told(session, "asked", state="withdrawn") == ["bob"]
+    (replacement,) = Delivery.objects.filter(subject=session.pk, kind="taken")
+    assert replacement.recipient == person("Alice") and replacement.is_silent
+    assert replacement.body.startswith("Eve has it.")
+    assert card_of(session)["asking"] is None
+    clock.tick(600)
+    worker.run_pass()
+    assert len(asked(session)) == 2 and escalation(session).settled_as == "taken"
+
+
+def test_operators_own_screens_stay_until_it_is_over(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    send_all(clock)
+    services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    worker.run_pass()
+    assert told(session, "taken") == []
+    services.close(fresh(session), user=person("Alice"), outcome=EndReason.RESOLVED, now=clock.tick(1))
+    worker.run_pass()
+    assert told(session, "over") == ["alice"]
+    before = Delivery.objects.count()
+    worker.run_pass()
+    assert Delivery.objects.count() == before and escalation(session).settled_as == "over"
+
+
+def test_claim_before_anybody_was_asked_asks_nobody(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    services.claim(session, user=person("Alice"), now=clock())
+    telemetry = Telemetry("bob")
+    asker(telemetry, clock).run_pass()
+    assert (asked(session), telemetry.asked, Delivery.objects.count()) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("end", ["claim", "cancel"])
+def test_claim_or_cancel_in_the_moment_of_a_step_asks_nobody_else(cast: None, clock: Clock, end: str) -> None:
+    session = press(now=clock())
+    telemetry = Telemetry("alice")
+    acts: dict[str, Callable[[], object]] = {
+        "claim": lambda: services.claim(fresh(session), user=person("Bob"), now=clock()),
+        "cancel": lambda: services.cancel(fresh(session), now=clock()),
+    }
+    telemetry.meanwhile = acts[end]
+    worker = asker(telemetry, clock)
+    worker.run_pass()
+    assert asked(session) == [] and not Delivery.objects.exists()
+    worker.run_pass()
+    assert escalation(session).settled_as == ("taken" if end == "claim" else "over")
+
+
+def test_release_begins_a_round_with_the_releaser_last(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    telemetry = Telemetry("alice", "bob")
+    worker = asker(telemetry, clock)
+    worker.run_pass()
+    send_all(clock)
+    services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    worker.run_pass()
+    services.release(fresh(session), user=person("Alice"), now=clock.tick(100))
+    worker.run_pass()
+    assert (asked(session, 1), asked(session, 2), telemetry.asked) == (["alice"], ["bob"], 2)
+    send_all(clock)
+    clock.tick(45)
+    worker.run_pass()
+    assert asked(session, 2) == ["bob", "alice"]
+    # A claim of this round replaces what this round put on screens, also where the round before had its replacement.
+    send_all(clock)
+    services.claim(fresh(session), user=person("Sue"), now=clock.tick(1))
+    worker.run_pass()
+    assert sorted(told(session, "taken", state="pending")) == ["alice", "bob"]
+
+
+def test_release_that_the_asker_sees_late_is_a_round_too(cast: None, clock: Clock) -> None:
+    """Claimed and given back between two looks: the rows look as before, but for the end of the wait."""
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    worker.run_pass()
+    services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    services.release(fresh(session), user=person("Alice"), now=clock.tick(1))
+    worker.run_pass()
+    assert (escalation(session).round, asked(session, 2)) == (2, ["bob"])
+
+
+def test_expired_claim_begins_a_round_too(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    worker.run_pass()
+    session = services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    worker.run_pass()
+    services.expire_claim(session, now=clock.tick(900))
+    worker.run_pass()
+    assert asked(session, 2) == ["bob"]
+
+
+def test_new_operator_is_told_of_a_hand_over_and_oneself_of_none(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    send_all(clock)
+    services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    services.hand_over(fresh(session), to=person("Bob"), user=person("Alice"), now=clock.tick(1))
+    (message,) = Delivery.objects.filter(subject=session.pk, kind="handed_over")
+    assert (message.recipient, message.title) == (person("Bob"), "Alice gave you a rescue")
+    worker.run_pass()
+    assert told(session, "handed_over", state="pending") == ["bob"]
+    assert is_wanted(message)
+    services.hand_over(fresh(session), to=person("Sue"), user=person("Sue"), now=clock.tick(1))
+    assert told(session, "handed_over") == ["bob"], "who takes over knows"
+    assert not is_wanted(message)
+
+
+def test_judge_knows_what_is_still_true(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    (message,) = Delivery.objects.filter(subject=session.pk)
+    assert is_wanted(message)
+    send_all(clock)
+    services.claim(fresh(session), user=person("Bob"), now=clock.tick(1))
+    assert not is_wanted(message), "before the asker has looked"
+    worker.run_pass()
+    taken = Delivery.objects.get(subject=session.pk, kind="taken")
+    assert is_wanted(taken)
+    services.release(fresh(session), user=person("Bob"), now=clock.tick(1))
+    assert is_wanted(message) and not is_wanted(taken)
+    services.cancel(fresh(session), now=clock.tick(1))
+    assert not is_wanted(message) and is_wanted(taken)
+
+
+# --- nobody comes -----------------------------------------------------------------------------------------------------
+
+
+def at_home(clock: Clock, when: str) -> Clock:
+    """A clock at a moment of 2026, in UTC; the machine's site is in Rome."""
+    clock.at = clock.at.replace(
+        year=2026, month=11, day=int(when[:2]), hour=int(when[3:5]), minute=int(when[6:8]), second=0, microsecond=0
+    )
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("pressed", "next_at", "expected"),
+    [
+        ("23 03:00", "23 06:00", "from 07:00."),
+        ("23 21:00", "24 06:00", "from tomorrow 07:00."),
+        ("23 23:30", "24 06:00", "from 07:00."),  # it is the 24th already, there
+        ("20 21:00", "23 06:00", "from Monday 07:00."),
+        ("10 21:00", "23 06:00", "from 23 November 07:00."),
+    ],
+)
+def test_machine_is_told_that_nobody_is_there_and_from_when(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, pressed: str, next_at: str, expected: str
+) -> None:
+    at_home(clock, pressed)
+    monkeypatch.setattr("django.utils.timezone.now", clock)
+    telemetry = Telemetry()
+    telemetry.next_at = at_home(Clock(), next_at)()
+    session = press(now=clock())
+    asker(telemetry, clock).run_pass()
+    text = words.message_for_machine(fresh(session))
+    assert text == f"Nobody is on duty at this moment. Somebody will look at this machine {expected}"
+    assert card_of(session)["asking"]["sentence"].startswith("Nobody is on duty at this moment.")
+    assert kinds(session) == ["requested", "nobody_asked"]
+    ended = services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(60))
+    assert words.message_for_machine(ended) == text
+
+
+def test_somebody_whose_duty_begins_meanwhile_is_asked_then(cast: None, clock: Clock) -> None:
+    Operator.objects.filter(user=person("Sue")).update(is_available=False)
+    telemetry = Telemetry()
+    telemetry.next_at = clock() + timedelta(minutes=10)
+    session = press(now=clock())
+    worker = asker(telemetry, clock)
+    worker.run_pass()
+    assert escalation(session).nobody_at == clock()
+    telemetry.names, telemetry.next_at = ["alice"], None
+    clock.tick(599)
+    worker.run_pass()
+    assert asked(session) == []
+    clock.tick(1)
+    worker.run_pass()
+    assert asked(session) == ["alice"]
+    assert escalation(session).nobody_at is None
+    assert words.message_for_machine(fresh(session)).startswith("Help is on its way")
+
+
+def test_nobody_and_no_known_time_is_looked_up_once(clock: Clock) -> None:
+    telemetry = Telemetry()
+    telemetry.next_at = clock()  # over already: it must not be asked for again and again
+    session = press(now=clock())
+    worker = asker(telemetry, clock)
+    for _ in range(5):
+        worker.run_pass()
+        clock.tick(1)
+    assert (telemetry.asked, kinds(session).count("nobody_asked")) == (1, 1)
+    assert "Your request is kept" in words.message_for_machine(fresh(session))
+
+
+def test_supervisors_hear_of_what_nobody_came_to(cast: None, clock: Clock, settings: Settings) -> None:
+    settings.NOTIFY_EMAIL_URL = "smtp://mail.example"
+    sue = person("Sue")
+    sue.email = "sue@example.org"
+    sue.save()
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(1800))
+    for _ in range(2):
+        worker.run_pass()
+    missed = Delivery.objects.filter(subject=session.pk, kind="missed")
+    assert {(row.recipient, row.channel) for row in missed} == {(sue, "web_push"), (sue, "email")}
+    assert all(row.is_silent for row in missed)
+    assert kinds(session)[-1] == "missed"
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_missed"),
+    [(EndReason.UNANSWERED, True), (EndReason.CANCELLED, False), (EndReason.GATEWAY_FAILED, False)],
+)
+def test_only_what_nobody_came_to_is_missed(cast: None, clock: Clock, reason: EndReason, is_missed: bool) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    services.end(fresh(session), reason, now=clock.tick(60))
+    worker.run_pass()
+    assert (escalation(session).missed_at is not None) == is_missed
+
+
+def test_person_who_gave_up_on_an_empty_rota_was_missed_too(clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry(), clock)
+    worker.run_pass()
+    services.cancel(fresh(session), now=clock.tick(60))
+    worker.run_pass()
+    assert escalation(session).missed_at == clock()
+
+
+def test_what_ended_before_the_asker_ever_looked_is_missed(cast: None, clock: Clock) -> None:
+    """As after a night in which no worker ran: the ending passes may be quicker."""
+    session = press(now=clock())
+    services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(3600))
+    asker(Telemetry("alice"), clock).run_pass()
+    assert told(session, "missed") == ["sue"] and asked(session) == []
+
+
+# --- a worker that dies -----------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """kill -9."""
+
+
+def steps_of(worker_pass: Callable[[], None], *, kill_at: int) -> bool:
+    """Runs a pass that dies at one of its writes, before or after it; False when it has fewer than that."""
+    count = 0
+
+    def write(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        nonlocal count
+        is_write = sql.split(None, 1)[0] in ("INSERT", "UPDATE", "DELETE", "SAVEPOINT", "RELEASE")
+        if is_write:
+            count += 1
+            if count == kill_at:
+                raise Killed(sql)
+        result = execute(sql, *args)
+        if is_write:
+            count += 1
+            if count == kill_at:
+                raise Killed(sql)
+        return result
+
+    try:
+        # Nothing of a transaction is there after a death within it: the savepoint goes back with it.
+        with connection.execute_wrapper(write):
+            worker_pass()
+    except Killed:
+        return True
+    return False
+
+
+def _whole_ladder(clock: Clock, work: Callable[[], None]) -> None:
+    session = press(now=clock())
+    for seconds in (0, 45, 60, 120):
+        clock.tick(seconds)
+        work()
+        send_all(clock)
+    assert asked(session) == ["alice", "bob", "sue", "help@example.org"]
+    assert told(session, "asked") == ["alice", "bob", "sue"]
+    services.claim(fresh(session), user=person("Bob"), now=clock.tick(1))
+    work()
+    assert told(session, "taken") == ["alice", "sue"]
+    services.release(fresh(session), user=person("Bob"), now=clock.tick(1))
+    work()
+    assert asked(session, 2) == ["alice"]
+    services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(3600))
+    work()
+    assert told(session, "missed") == ["sue"]
+    for kind in ("last_resort_asked", "supervisors_asked", "missed"):
+        assert kinds(session).count(kind) == 1
+    assert Asked.objects.count() == 5
+    assert Delivery.objects.filter(kind="asked").count() == 4, "each person once a round"
+
+
+def test_death_at_any_write_asks_nobody_twice_and_leaves_nobody_out(cast: None) -> None:
+    fleet_ = fleet()
+    fleet_.last_resort_email = "help@example.org"
+    fleet_.save()
+    kill_at, is_over = 1, False
+    while not is_over:
+        clock, deaths = Clock(), 0
+
+        def work() -> None:
+            nonlocal deaths
+            telemetry = Telemetry("alice", "bob")
+            deaths += steps_of(asker(telemetry, clock, "first").run_pass, kill_at=kill_at)  # noqa: B023
+            asker(telemetry, clock, "second").run_pass()  # noqa: B023
+
+        with transaction.atomic():
+            try:
+                _whole_ladder(clock, work)
+            except AssertionError as error:
+                raise AssertionError(f"after deaths at write {kill_at}: {error}") from error
+            transaction.set_rollback(True)
+        is_over = deaths == 0
+        kill_at += 1
+    assert kill_at > 10, "fewer would mean that the writes are not seen"
+
+
+def test_worker_that_paused_before_its_step_changes_nothing_any_more(cast: None, clock: Clock) -> None:
+    """As SIGSTOP while telemetry is asked: meanwhile another worker has made the step."""
+    session = press(now=clock())
+    telemetry = Telemetry("alice", "bob")
+    other = asker(Telemetry("alice", "bob"), clock, "other")
+    telemetry.meanwhile = lambda: (setattr(telemetry, "meanwhile", lambda: None), other.run_pass())
+    asker(telemetry, clock).run_pass()
+    assert asked(session) == ["alice"]
+    assert SessionEvent.objects.filter(session=session, kind="asked").count() == 1
+    assert Escalation.objects.get(session=session).turn == 1
