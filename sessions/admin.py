@@ -17,8 +17,10 @@ from machines.models import User
 from sessions import services
 from sessions.errors import SupportError
 from sessions.models import (
+    Asked,
     Attachment,
     ConnectionProfile,
+    Escalation,
     Gateway,
     GuacamoleConnection,
     Press,
@@ -47,6 +49,26 @@ class _EventInline(_RecordInline):
     @admin.display(description="What happened")
     def words(self, event: SessionEvent) -> str:
         return event_sentence(event)
+
+
+class _EscalationInline(_RecordInline):
+    model = Escalation
+    verbose_name_plural = "who is asked"
+    fields = readonly_fields = (
+        "round", "rung", "source", "stood_in", "next_at", "nobody_at", "next_duty_at", "settled_as", "missed_at",
+        "missed_looked_at", "missed_looked_by",
+    )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Escalation]:
+        return super().get_queryset(request).select_related("missed_looked_by")
+
+
+class _AskedInline(_RecordInline):
+    model = Asked
+    fields = readonly_fields = ("at", "round", "rung", "user", "address", "why", "is_reachable")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Asked]:
+        return super().get_queryset(request).select_related("user")
 
 
 class _PressInline(_RecordInline):
@@ -91,7 +113,10 @@ class SupportSessionAdmin(RecordAdmin):
     ]  # fmt: skip
     date_hierarchy = "requested_at"
     readonly_fields = ["id", "version", "login_kept"]
-    inlines = [_EventInline, _PressInline, _GatewayInline, _ConnectionInline, _AttachmentInline]
+    inlines = [
+        _EventInline, _EscalationInline, _AskedInline, _PressInline, _GatewayInline, _ConnectionInline,
+        _AttachmentInline,
+    ]  # fmt: skip
     actions = ["end_by_force"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SupportSession]:

@@ -97,6 +97,15 @@ def test_sessions_from_before_keep_the_key_of_their_press_and_the_law_stays(empt
         with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
             act()
 
+    apps = migrate(empty_database, "support", "0005_escalation")
+
+    # Who waits is asked for as if help had been pressed just now; what is over stays as it was.
+    ladders = rows("Escalation", "support").values_list("session", "answer_due_at", "next_at", "rung", "turn")
+    assert list(ladders) == [(made["k2"].pk, now, made["k2"].requested_at, "operators", 0)]
+    for act in against_the_law:
+        with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
+            act()
+
 
 def test_machines_from_before_keep_their_addresses_for_ever_and_the_record_stays(empty_database: str) -> None:
     apps = migrate(empty_database, "machines", "0002_append_only")
