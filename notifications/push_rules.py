@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+# Google's second one is what a Chromium subscribes with that is of no channel of Google's, as Debian's is.
 DEFAULT_SERVICES = (
-    "https://fcm.googleapis.com,https://*.push.services.mozilla.com,https://*.notify.windows.com,"
-    "https://*.push.apple.com"
+    "https://fcm.googleapis.com,https://jmt17.google.com,https://*.push.services.mozilla.com,"
+    "https://*.notify.windows.com,https://*.push.apple.com"
 )
 # What VAPID's `sub` may be (RFC 8292, section 2.1).
 SUBJECT = r"mailto:[^\s@:,]+@[A-Za-z0-9.-]+|https://[A-Za-z0-9.:-]+(/[!-~]*)?"
