@@ -177,6 +177,7 @@ def test_nothing_is_inline_on_any_page(alice: Client) -> None:
     person("Alice")
     mine = [
         *addresses(session.machine, session.pk),
+        "/account/devices/",
         "/accounts/2fa/",
         "/accounts/2fa/webauthn/",
         "/accounts/password/change/",
@@ -185,7 +186,7 @@ def test_nothing_is_inline_on_any_page(alice: Client) -> None:
         "/accounts/reauthenticate/",
         "/nothing/here/",
     ]
-    strangers = ["/accounts/login/", "/accounts/signup/"]
+    strangers = ["/accounts/login/", "/accounts/signup/", "/offline/"]
     for client, pages in ((alice, mine), (Client(), strangers)):
         for address in pages:
             response = client.get(address)

@@ -5,7 +5,7 @@ import { Problem, devices, signInAddress } from "../api.js";
 import { announce, button, el, icon, openDialog, pageState, setText, toast } from "../dom.js";
 import { PushRefused, ability, askForMessages, endMessages, here } from "../push.js";
 import { remember } from "../subscription.js";
-import { ago, dateAndTime, serverTime } from "../times.js";
+import { ago, serverTime } from "../times.js";
 
 const first = pageState("devices-state");
 const panel = document.querySelector("[data-here]");
@@ -118,6 +118,8 @@ async function during(pressed, work) {
 // --- all of them ------------------------------------------------------------------------------------------------------
 
 const rows = new Map();
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+const isHandheld = (name) => /android|iphone|ipad|phone|tablet/i.test(name);
 
 class Row {
   constructor(device) {
@@ -129,7 +131,7 @@ class Row {
     this.node = el(
       "li",
       { "data-id": device.id },
-      el("div", { class: "what" }, icon("phone"), el("div", {}, el("p", { class: "name" }, this.title, this.here), this.facts)),
+      el("div", { class: "what" }, icon(isHandheld(device.name) ? "phone" : "keyboard"), el("div", {}, el("p", { class: "name" }, this.title, this.here), this.facts)),
       this.problem,
       el(
         "div",
@@ -147,7 +149,7 @@ class Row {
     setText(this.title, device.name);
     this.here.hidden = device.fingerprint !== current?.fingerprint;
     const last = device.last_sent_at ? `last message ${ago(device.last_sent_at)}` : "no message yet";
-    setText(this.facts, `Since ${dateAndTime(device.created_at)} · ${last}`);
+    setText(this.facts, `Since ${day.format(Date.parse(device.created_at))} · ${last}`);
     this.problem.hidden = !device.last_problem;
     setText(this.problem, device.disabled_at ? `${device.last_problem} Nothing is sent to it any more.` : device.last_problem);
     this.node.querySelector("[data-action=test]").hidden = Boolean(device.disabled_at);

@@ -18,6 +18,7 @@ from machines.models import User
 from notifications.models import Delivery, PushDevice
 from sessions import services
 from sessions.models import SupportSession
+from tests.portal import devices
 from tests.portal.browser.conftest import let_in, until
 from tests.portal.browser.phones import SERVICE, Phone, front_door, switch_on
 from tests.portal.devices import VAPID_PRIVATE_KEY
@@ -32,7 +33,6 @@ Phones = Callable[[User], Phone]
 @pytest.fixture(autouse=True)
 def _push(settings: Settings) -> None:
     settings.VAPID_PRIVATE_KEY = VAPID_PRIVATE_KEY
-    settings.PUSH_SERVICES = [SERVICE]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def subscribe(phone: Phone) -> PushDevice:
     ready(phone)
     phone.page.get_by_role("button", name="Get messages on this device").click()
     expect(phone.page.locator("[data-here]")).to_contain_text("This device gets your messages")
-    return PushDevice.objects.get()
+    return PushDevice.objects.latest("pk")
 
 
 def claimant(session: SupportSession) -> User | None:
@@ -133,6 +133,45 @@ def test_page_s_own_button_subscribes_this_browser_and_tries_it(phone_of: Phones
     alice.push(json.dumps({"v": 1, "kind": "test", "title": delivery.title, "tag": "test", "at": "2026-01-01T00:00Z"}))
     expect(alice.page.locator(".toast")).to_contain_text("It has arrived on this device")
     assert [one["title"] for one in alice.shown()] == [delivery.title]
+
+
+def test_devices_are_named_and_removed_by_keyboard_alone(phone_of: Phones) -> None:
+    alice = phone_of(person("Alice"))
+    other = devices.subscribe(person("Alice"), name="Firefox on Linux")
+    subscribe(alice)
+    page, keyboard = alice.page, alice.page.keyboard
+    expect(page.get_by_role("button", name="Send me one").last).to_be_focused()
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    expect(page.get_by_label("Name")).to_be_focused()
+    keyboard.press("Control+a")
+    keyboard.type("  ")
+    keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("1 to 60 characters")
+    keyboard.type("My phone")
+    keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="My phone")).to_be_visible()
+    page.locator(f'[data-id="{other.pk}"] [data-action=remove]').press("Enter")
+    expect(page.get_by_role("dialog", name="Remove Firefox on Linux?")).to_be_visible()
+    keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.locator(f'[data-id="{other.pk}"] [data-action=remove]').press("Enter")
+    page.locator("[data-action=really-remove]").press("Enter")
+    expect(page.locator("[data-devices] li")).to_have_count(1)
+    assert [one.name for one in PushDevice.objects.all()] == ["My phone"]
+
+
+def test_devices_fit_a_small_phone(phone_of: Phones) -> None:
+    device = devices.subscribe(person("Alice"), name="Averylongnamewithoutanyspaces" * 2)
+    PushDevice.objects.filter(pk=device.pk).update(last_problem="The push service is out of reach." * 4)
+    alice = phone_of(person("Alice"))
+    subscribe(alice)
+    assert alice.page.evaluate(
+        """[...document.querySelectorAll("main *")].filter((node) => node.checkVisibility() && (
+            node.getBoundingClientRect().right > innerWidth - 16
+            || (node.matches("a, button") && node.getBoundingClientRect().height < 43.5)
+        )).map((node) => node.outerHTML.slice(0, 80))"""
+    ) == []  # fmt: skip
 
 
 def test_claim_on_the_notification_claims_and_the_second_phone_reads_who(phone_of: Phones) -> None:
