@@ -5,7 +5,7 @@ The rule that everything else serves: if anybody of the people given may be aske
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 
@@ -69,6 +69,15 @@ class Found:
     until: datetime | None
 
 
+def in_order(people: list[Person], place: Place, *, now: datetime, is_open: Callable[[], bool]) -> list[Found]:
+    """Whom to ask, each once: those on a shift, then others, unless the place is closed and somebody is on a shift."""
+    found = on_shift(people, place, now=now)
+    if found and not is_open():
+        return found
+    known = {one.name for one in found}
+    return found + others([one for one in people if one.name not in known], place, now=now)
+
+
 def on_shift(people: Iterable[Person], place: Place, *, now: datetime) -> list[Found]:
     """Who is on a shift now and may be asked: this site's by rank, then the fleet's; who speaks its language first."""
     found: list[tuple[tuple[object, ...], Found]] = []
@@ -80,7 +89,7 @@ def on_shift(people: Iterable[Person], place: Place, *, now: datetime) -> list[F
             best = min(now_on, key=lambda turn: (not turn.is_here, turn.rank))
             one = Found(person.name, best.rank, best.is_here, _until(person, place, best, now))
             found.append(((not best.is_here, best.rank, *_preference(person, place)), one))
-    return _in_order(found)
+    return _sorted(found)
 
 
 def others(people: Iterable[Person], place: Place, *, now: datetime) -> list[Found]:
@@ -94,7 +103,7 @@ def others(people: Iterable[Person], place: Place, *, now: datetime) -> list[Fou
         if end is not None:
             until = end if person.hours and end < ahead else None
             found.append((_preference(person, place), Found(person.name, None, False, until)))
-    return _in_order(found)
+    return _sorted(found)
 
 
 def next_moment(people: Iterable[Person], place: Place, *, now: datetime) -> datetime | None:
@@ -142,5 +151,5 @@ def _preference(person: Person, place: Place) -> tuple[bool, str]:
     return bool(place.languages) and not place.languages & person.languages, person.name
 
 
-def _in_order(found: list[tuple[tuple[object, ...], Found]]) -> list[Found]:
+def _sorted(found: list[tuple[tuple[object, ...], Found]]) -> list[Found]:
     return [one for _, one in sorted(found, key=lambda pair: pair[0])]

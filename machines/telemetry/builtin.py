@@ -30,10 +30,7 @@ class BuiltinTelemetry:
         there are any: nobody is woken for a machine that nobody stands at. In seven queries at most.
         """
         people, place = rota_rows.people_for(machine, now=now), rota_rows.place_of(machine.site)
-        found = duty.on_shift(people, place, now=now)
-        if not found or rota_rows.is_open(machine.site, now=now):
-            known = {one.name for one in found}
-            found += duty.others([one for one in people if one.name not in known], place, now=now)
+        found = duty.in_order(people, place, now=now, is_open=lambda: rota_rows.is_open(machine.site, now=now))
         if not found:
             return Duty(candidates=(), source="builtin", next_at=duty.next_moment(people, place, now=now))
         return Duty(tuple(Candidate(one.name, _why(one, place.zone)) for one in found), source="builtin")
