@@ -1,0 +1,121 @@
+"""Messages by e-mail, to a mail server that takes, refuses and stalls."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from notifications import mail_server as settings_of_mail
+from notifications.channels import email
+from notifications.channels.base import DeliveryError, Parcel
+from notifications.channels.email import Email
+from tests.fakes.mail_server import MailServer
+
+
+def parcel(**changes: Any) -> Parcel:
+    now = timezone.now()
+    asked = Parcel(
+        id=uuid4(), kind="asked", title="Help at Stazione Centrale", body="A1, Milano · E17 · 07:40 there\nGrüße",
+        url="/sessions/7/", tag="t", created_at=now, expires_at=now + timedelta(minutes=5), address="alice@example.com",
+    )  # fmt: skip
+    return replace(asked, **changes)
+
+
+async def send(one: Parcel) -> None:
+    channel = Email()
+    try:
+        await channel.send(one)
+    finally:
+        await channel.close()
+
+
+async def test_mail_is_plain_words_with_an_absolute_link(mail_server: MailServer, settings: Settings) -> None:
+    settings.PUBLIC_ORIGINS = ["https://portal.example.com:8443", "https://other.example.com"]
+    settings.NOTIFY_EMAIL_FROM = "help@example.com"
+    one = parcel()
+    await send(one)
+    (mail,) = mail_server.wait_for(1)
+    assert (mail.sender, mail.recipients) == ("help@example.com", ("alice@example.com",))
+    message = mail.message
+    assert message["Subject"] == "Help at Stazione Centrale"
+    assert message["Message-ID"] == f"<{one.id}@portal.example.com>"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message.get_content_type() == "text/plain"
+    words = message.get_content().replace("\r\n", "\n")
+    assert "A1, Milano · E17 · 07:40 there\nGrüße" in words
+    assert words.rstrip().endswith("\n\nhttps://portal.example.com:8443/sessions/7/")
+
+
+async def test_second_try_has_the_same_message_id(mail_server: MailServer) -> None:
+    one = parcel()
+    await send(one)
+    await send(one)
+    assert len({mail.message["Message-ID"] for mail in mail_server.wait_for(2)}) == 1
+
+
+async def test_words_become_no_headers(mail_server: MailServer) -> None:
+    await send(parcel(title="Help\r\nBcc: evil@example.com\nX: y", body=".\r\nRCPT TO:<evil@example.com>\r\n.\r\nQUIT"))
+    (mail,) = mail_server.wait_for(1)
+    assert mail.recipients == ("alice@example.com",)
+    assert mail.message["Bcc"] is None and mail.message["X"] is None
+    assert mail.message["Subject"] == "Help Bcc: evil@example.com X: y"
+    assert "RCPT TO" in mail.message.get_content(), "words they are, and words they stay"
+
+
+@pytest.mark.parametrize("address", ["", "alice", "a@example.com, b@example.com", "a@example.com\nBcc: b@example.com"])
+async def test_what_is_no_address_gets_nothing(mail_server: MailServer, address: str) -> None:
+    with pytest.raises(DeliveryError, match="e-mail address") as refused:
+        await send(parcel(address=address))
+    assert refused.value.permanent
+    assert mail_server.mails == []
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "is_permanent"),
+    [("RCPT", "550 no such person", True), ("RCPT", "450 try later", False), ("MAIL", "451 busy", False),
+     ("DATA", "554 no", True), ("MAIL", "421 closing", False)],
+)  # fmt: skip
+async def test_mail_servers_last_word_is_told_from_try_later(
+    mail_server: MailServer, command: str, answer: str, is_permanent: bool
+) -> None:
+    mail_server.refusals[command] = answer
+    with pytest.raises(DeliveryError, match=answer.split()[0]) as refused:
+        await send(parcel())
+    assert refused.value.permanent is is_permanent
+    assert "example.com" not in str(refused.value)
+
+
+async def test_mail_server_that_stalls_or_is_away_is_tried_again(
+    mail_server: MailServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert email.TIMEOUT_S <= 5
+    monkeypatch.setattr(email, "TIMEOUT_S", 0.2)
+    mail_server.stall_s = 1.0
+    began = time.monotonic()
+    with pytest.raises(DeliveryError, match="could not be reached") as refused:
+        await send(parcel())
+    assert not refused.value.permanent and time.monotonic() - began < 0.9
+    settings.NOTIFY_EMAIL_URL = "smtp://127.0.0.1:1"
+    with pytest.raises(DeliveryError, match="could not be reached"):
+        await send(parcel())
+
+
+def test_password_of_the_mail_server_is_in_no_words() -> None:
+    server = settings_of_mail.parse("smtps://portal:canary%2F7Yk2@mail.example.com")
+    assert server is not None
+    assert (server.password, server.port, server.has_tls) == ("canary/7Yk2", 465, True)
+    assert "canary" not in repr(server)
+    for url in (
+        "smtp://portal:canary-7Yk2@mail.example.com", "https://portal:canary-7Yk2@mail.example.com",
+        "smtps://portal:canary-7Yk2@mail.example.com:99999", "smtps://portal:canary-7Yk2@", "smtps://u:canary-7Yk2@h/x",
+    ):  # fmt: skip
+        with pytest.raises(ValueError) as refused:
+            settings_of_mail.parse(url)
+        assert "canary" not in str(refused.value)
