@@ -51,3 +51,7 @@ class PushDeviceAdmin(RecordAdmin):
     def push_service(self, device: PushDevice) -> str:
         """The host alone: the rest of the address is what lets one send."""
         return urlsplit(device.subscription.endpoint).hostname or ""
+
+
+# At the end, as with the rows.
+from notifications import sns_admin  # noqa: E402, F401
