@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from machines import selectors
 from machines.models import User
+from notifications import sns_health
 
 
 @login_required
@@ -25,4 +26,4 @@ def told(request: HttpRequest) -> HttpResponse:
         return render(request, "portal/no_operator.html", status=403)
     if not operator.is_supervisor:
         raise PermissionDenied("This is for supervisors.")
-    return render(request, "portal/told.html", {"operator": operator})
+    return render(request, "portal/told.html", {"operator": operator, "troubles": sns_health.sentences()})

@@ -13,7 +13,7 @@ from machines.models import User
 from notifications import sns
 from notifications.models import SnsAnnouncement, SnsCertificate, SnsConfirmation, SnsMessage
 from tests.notifications.sns_signer import CERTIFICATE_URL, TOKEN, TOPIC
-from tests.sessions.rescues import press
+from tests.sessions.rescues import person, press
 
 pytestmark = pytest.mark.django_db
 
@@ -55,3 +55,10 @@ def test_rows_can_be_looked_at_and_not_changed(manager: Client, model: Any) -> N
 def test_what_is_wrong_stands_above_the_announcements(manager: Client) -> None:
     page = manager.get(reverse("admin:notifications_snsannouncement_changelist")).content.decode()
     assert "is not confirmed. No permission." in page
+
+
+def test_supervisors_read_what_is_wrong_on_the_page_of_messages(settings: Any) -> None:
+    settings.NOTIFY_VIA, settings.NOTIFY_SNS_TOPIC = "sns", TOPIC
+    sue, client = person("Sue", role="supervisor"), Client()
+    client.force_login(sue, backend="django.contrib.auth.backends.ModelBackend")
+    assert "is not confirmed. No permission." in client.get("/messages/").content.decode()
