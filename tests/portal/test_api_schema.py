@@ -32,7 +32,8 @@ pytestmark = pytest.mark.django_db
 ORIGIN = "http://127.0.0.1:8000"
 CALLS = [
     "sessions", "session", "claim", "release", "handover", "close", "attach", "events", "colleagues",
-    "missed", "lookedAt", "causes", "machines", "machine", "me", "devices", "addDevice", "renameDevice", "removeDevice", "testDevice",
+    "missed", "lookedAt", "causes", "machines", "machine", "me",
+    "devices", "addDevice", "renameDevice", "removeDevice", "testDevice",
     "registerMachine", "machineVpn", "enrolmentCode", "requestProfile", "freezeMachine", "unfreezeMachine",
 ]  # fmt: skip
 NAMED_BY_NUMBER = {"handover", "registerMachine"}

@@ -15,6 +15,7 @@ from pytest_django.fixtures import Settings
 from machines.models import User
 from notifications.models import Delivery
 from sessions import bell, services
+from sessions.errors import AlreadyClaimed, StateConflict
 from sessions.models import Asked, Escalation, SessionEvent, SupportSession
 from sessions.worker import Asker
 from tests.sessions.asking import Telemetry, asked, escalation, fresh, kinds, reachable
@@ -93,11 +94,11 @@ def test_claims_and_releases_at_once_with_two_workers_end_in_one_truth() -> None
             try:
                 services.release(services.claim(fresh(session), user=user), user=user)
             except Exception as error:
-                assert isinstance(error, services.AlreadyClaimed | services.StateConflict), error
+                assert isinstance(error, AlreadyClaimed | StateConflict), error
 
     at_once(
-        *(lambda user=user: claim_and_release(user) for user in people),  # type: ignore[misc]
-        *(lambda worker=worker: [worker.run_pass() for _ in range(4)] for worker in workers),  # type: ignore[misc]
+        *(lambda user=user: claim_and_release(user) for user in people),
+        *(lambda worker=worker: [worker.run_pass() for _ in range(4)] for worker in workers),
     )
     workers[0].run_pass()
     row = escalation(session)
