@@ -24,18 +24,17 @@ class Server(Installation):
     """One server, started with the arguments given; `alone`: on the first processor, for its measurer to stay off."""
 
     def __init__(self, folder: Path, *arguments: str, alone: bool, environment: Mapping[str, str]) -> None:
-        super().__init__(folder)
+        super().__init__(folder, **{"LOG_LEVEL": "WARNING", **environment})
         self._arguments = arguments
         self._alone = alone
-        self._environment.update({"LOG_LEVEL": "WARNING", **environment})
         self.login = ""
 
-    def start(self) -> None:
+    def start(self, *arguments: str) -> None:
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
         with open(self.log_file, "ab") as log, on_processor(0 if self._alone else -1):
             process = self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--ready-file", str(ready), *self._arguments],
+                [sys.executable, "manage.py", "serve", "--ready-file", str(ready), *self._arguments, *arguments],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -38,9 +38,12 @@ def wait_until(holds: Callable[[], object], *, what: str, within_s: float = 15.0
 
 
 class Installation:
-    """The server as a newcomer runs it: settings from the environment, SQLite, its own guacd processes."""
+    """The server as a newcomer runs it: settings from the environment, SQLite, its own guacd processes.
 
-    def __init__(self, folder: Path) -> None:
+    `environment` has settings that are to be others.
+    """
+
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
         self.state_dir.mkdir(mode=0o700)
@@ -68,6 +71,7 @@ class Installation:
             "GATEWAY": "local",
             "VPN": "loopback",
             "LOG_LEVEL": "DEBUG",  # where a secret would show first
+            **environment,
         }
 
     # --- the child ---------------------------------------------------------------------------------------------------
@@ -78,13 +82,13 @@ class Installation:
         people_and_machines = {"password": self.password, "serials_and_addresses": [*self.machines.items()]}
         self.tokens = json.loads(self._run("-m", "tests.e2e.seed", stdin=json.dumps(people_and_machines)))
 
-    def start(self) -> None:
-        """Returns when the server says that it is ready."""
+    def start(self, *arguments: str) -> None:
+        """Returns when the server, started with these arguments, says that it is ready."""
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--ready-file", str(ready)],
+                [sys.executable, "manage.py", "serve", "--ready-file", str(ready), *arguments],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

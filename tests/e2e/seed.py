@@ -1,19 +1,21 @@
 """Fills an empty installation for the end-to-end tests; run with the server's environment, tokens on stdout (JSON).
 
-Alice and Bob operate the North fleet's machines, Dora is their supervisor; Charlie operates another fleet.
+Alice and Bob operate the North fleet's machines, Dora is their supervisor; Charlie operates another fleet. At all hours
+Alice is asked first, and Bob next.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from datetime import time
 
 import django
 
 
 def main(password: str, serials_and_addresses: list[list[str]]) -> dict[str, str]:
     """Makes the people and the machines; returns each machine's token by its serial."""
-    from machines.models import Fleet, Machine, MachineModel, Operator, Site, User
+    from machines.models import Fleet, Machine, MachineModel, Operator, Shift, Site, User
     from machines.services import issue_token
 
     north = Fleet.objects.create(name="North", slug="north")
@@ -29,6 +31,9 @@ def main(password: str, serials_and_addresses: list[list[str]]) -> dict[str, str
     site = Site.objects.create(
         fleet=north, name="Stazione Centrale", city="Milano", country="IT", time_zone="Europe/Rome"
     )
+    day = {"fleet": north, "site": site, "weekdays": "0123456", "starts": time(0), "ends": time(0)}
+    for rank, username in enumerate(("alice", "bob"), start=1):
+        Shift.objects.create(operator=Operator.objects.get(user__username=username), rank=rank, **day)
     model = MachineModel.objects.create(name="Aurora 9")
     tokens = {}
     for serial, address in serials_and_addresses:

@@ -1,4 +1,7 @@
-"""Gateways in memory: they start well, slowly, not at all, or start and then say that they did not; and they die."""
+"""Gateways in memory: they start well, slowly, not at all, or start and then say that they did not; and they die.
+
+`NeverReady` is for servers of which only what goes before and beside a desktop is looked at.
+"""
 
 from __future__ import annotations
 
@@ -96,3 +99,19 @@ class FakeGateways:
         """All that runs is gone, as after a crash of its host."""
         with self._lock:
             self.alive.clear()
+
+
+class NeverReady:
+    """Gateways that never come, and need no guacd: GATEWAY=tests.fakes.gateway_driver.NeverReady."""
+
+    def start(self, request: GatewayRequest) -> GatewayStatus:
+        return GatewayStatus("starting")
+
+    def describe(self, attempt_id: str, handle: Handle) -> GatewayStatus:
+        return GatewayStatus("starting")
+
+    def stop(self, attempt_id: str, handle: Handle) -> None:
+        return
+
+    def running(self) -> list[str]:
+        return []
