@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from machines import rota_rows
 from machines.errors import AvailabilityRefused
-from machines.models import Absence, Operator, WorkingHours, validate_time_zone
+from machines.languages import validate_languages
+from machines.models import Absence, Operator, WorkingHours, phone_validator, validate_time_zone
 from machines.rota import duty
 from machines.rota.wall import first_moment
 from machines.rota_models import Weekday
@@ -70,6 +71,24 @@ def set_time_zone(operator: Operator, name: str) -> None:
         raise _refused("time_zone", *error.messages) from error
     Operator.objects.filter(pk=operator.pk).update(time_zone=name)
     operator.time_zone = name
+
+
+def set_ways(operator: Operator, *, languages: list[str], wants_email: bool, wants_sms: bool, phone: str) -> None:
+    """Says which languages the person speaks, and how they want to be told. All of it or nothing."""
+    errors: dict[str, list[str]] = {}
+    for name, check in (("languages", lambda: validate_languages(languages)), ("phone", lambda: _check_phone(phone))):
+        try:
+            check()
+        except ValidationError as error:
+            errors[name] = error.messages
+    if wants_sms and not phone:
+        errors["phone"] = ["For messages by SMS there must be a phone number."]
+    if errors:
+        raise AvailabilityRefused(errors)
+    values = {"languages": languages, "wants_email": wants_email, "wants_sms": wants_sms, "phone": phone}
+    Operator.objects.filter(pk=operator.pk).update(**values)
+    for name, value in values.items():
+        setattr(operator, name, value)
 
 
 def replace_working_hours(operator: Operator, rows: Iterable[Hours]) -> list[WorkingHours]:
@@ -133,6 +152,11 @@ def _check_hours(rows: list[Hours]) -> None:
     for (_, end, row), (start, _, other) in zip(stretches, following, strict=True):
         if start < end and len(stretches) > 1:
             raise _refused("hours", f"{_words(row)} and {_words(other)} overlap; make one of them.")
+
+
+def _check_phone(phone: str) -> None:
+    if phone:
+        phone_validator(phone)
 
 
 def _check_moment(field: str, moment: datetime, now: datetime) -> None:

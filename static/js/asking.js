@@ -16,15 +16,15 @@ export function asking(answer, me) {
   const asked = names(together, me);
   const was = together.length > 1 || asked === "You" ? "were" : "was";
   const said = `${asked} ${was} asked ${duration(secondsSince(new Date(last).toISOString()))} ago`;
-  if (!answer.next?.length) return `${said}.`;
+  if (!answer.next) return `${said}.`;
   const left = answer.next_at ? Math.ceil((Date.parse(answer.next_at) - now()) / 1000) : 0;
-  const next = names(answer.next.map((person) => (typeof person === "string" ? { name: person } : person)), me);
-  const verb = answer.next.length > 1 || next === "You" ? "are" : "is";
-  return `${said}; ${next === "You" ? "you" : next} ${verb} next${left > 0 ? `, in ${duration(left)}` : ""}.`;
+  const next = answer.next === me.name ? "you" : answer.next;
+  const are = next === "you" || next === "the supervisors" ? "are" : "is";
+  return `${said}; ${next} ${are} next${left > 0 ? `, in ${duration(left)}` : ""}.`;
 }
 
 function names(people, me) {
-  const all = people.map((person) => (person.id === me.id && me.id !== undefined ? "You" : person.name));
+  const all = people.map((person) => (person.id === me.id ? "You" : person.name));
   if (all.length === 1) return all[0];
   if (all.length > NAMED) return `${all.slice(0, NAMED - 1).join(", ")} and ${all.length - NAMED + 1} more`;
   return `${all.slice(0, -1).join(", ")} and ${all.at(-1)}`;

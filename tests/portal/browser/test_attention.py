@@ -48,7 +48,7 @@ def about(card: dict[str, Any], number: int, asked: str) -> dict[str, Any]:
     people = [
         {"id": user.pk, "name": asked, "at": timezone.now().isoformat(), "rung": "operators", "reached": "reached"}
     ]
-    asking = {"sentence": f"{asked} was asked.", "people": people, "next": [], "next_at": None, "stood_in": ""}
+    asking = {"sentence": f"{asked} was asked.", "people": people, "next": "", "next_at": None, "stood_in": ""}
     return newer(card, id=f"{ANOTHER}{number}", asking=asking)
 
 
