@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from webpush.models import SubscriptionInfo
 
 from machines.models import Machine, User
-from machines.telemetry.base import Candidate, Duty
+from machines.telemetry.base import Candidate, Duty, TelemetryError
 from notifications.models import Delivery, PushDevice
+from sessions import selectors
 from sessions.models import Asked, Escalation, SessionEvent, SupportSession
 from sessions.worker import Asker
 from tests.sessions.rescues import Clock, person
@@ -93,3 +95,19 @@ def fresh(session: SupportSession) -> SupportSession:
 
 def kinds(session: SupportSession) -> list[str]:
     return list(SessionEvent.objects.filter(session=session).values_list("kind", flat=True))
+
+
+def card_of(session: SupportSession, viewer: str = "Alice") -> dict[str, Any]:
+    found = selectors.session_for(person(viewer), session.pk)
+    assert found is not None
+    return selectors.card(found, viewer=person(viewer))
+
+
+class HangingTelemetry:
+    """A driver that answers nobody until the test lets it go; for the setting TELEMETRY, by its path."""
+
+    let_go = threading.Event()
+
+    def who_is_responsible(self, machine: Machine, *, now: datetime) -> Duty:
+        self.let_go.wait(20)
+        raise TelemetryError("The telemetry was switched off.")

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from django.db import connections
+from pytest_django.fixtures import Settings
 
 from sessions.api import waiting
+from tests.sessions.asking import reachable
+from tests.sessions.rescues import Clock
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,25 @@ def poll_pool(django_db_setup: None) -> Iterator[None]:
 
     for left in [waiting._pool.submit(leave) for _ in range(waiting.POOL_THREADS)]:
         left.result(20)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def web_push_alone(settings: Settings) -> None:
+    """Messages go to devices; there is no other channel."""
+    settings.VAPID_PRIVATE_KEY = "a key"
+    settings.NOTIFY_EMAIL_URL = ""
+    settings.SMS = "none"
+
+
+@pytest.fixture
+def cast(db: None, web_push_alone: None) -> None:
+    """Alice and Bob are on duty, Sue supervises; each has a phone. Charlie has one elsewhere."""
+    for name in ("Alice", "Bob"):
+        reachable(name)
+    reachable("Sue", role="supervisor")
+    reachable("Charlie", of="South")

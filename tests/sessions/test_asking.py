@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from machines.models import Machine, Operator
+from machines.telemetry import asking
 from notifications.models import Delivery
 from notifications.outbox import is_wanted
-from sessions import bell, selectors, services, words
-from sessions.models import Asked, Escalation, Rung, SessionEvent, SupportSession
+from sessions import bell, services, words
+from sessions.models import Rung, SupportSession
 from sessions.states import EndReason
+from sessions.worker import Asker
 from tests.sessions.asking import (
+    HangingTelemetry,
     Telemetry,
     asked,
     asker,
+    card_of,
     device,
     escalation,
     fresh,
@@ -32,38 +37,11 @@ from tests.sessions.asking import (
 )
 from tests.sessions.rescues import Clock, fleet, person, press
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def _channels(settings: Settings) -> None:
-    settings.VAPID_PRIVATE_KEY = "a key"
-    settings.NOTIFY_EMAIL_URL = ""
-    settings.SMS = "none"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def cast() -> None:
-    """Alice and Bob are on duty, Sue supervises; each has a phone. Charlie has one elsewhere."""
-    for name in ("Alice", "Bob"):
-        reachable(name)
-    reachable("Sue", role="supervisor")
-    reachable("Charlie", of="South")
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("web_push_alone")]
 
 
 def sentences(session: SupportSession) -> list[str]:
     return [words.event_sentence(event) for event in session.events.select_related("user")]
-
-
-def card_of(session: SupportSession, viewer: str = "Alice") -> dict[str, Any]:
-    found = selectors.session_for(person(viewer), session.pk)
-    assert found is not None
-    return selectors.card(found, viewer=person(viewer))
 
 
 # --- climbing ---------------------------------------------------------------------------------------------------------
@@ -208,6 +186,25 @@ def test_stand_in_is_said_on_the_trail_and_the_card(cast: None, clock: Clock) ->
     assert kinds(session) == ["requested", "telemetry_stood_in", "asked"]
     assert sentences(session)[1:] == [telemetry.stood_in, "Alice was asked: on the rota here."]
     assert card_of(session)["asking"]["stood_in"] == telemetry.stood_in
+
+
+def test_telemetry_that_hangs_delays_nobody_and_our_own_rota_stands_in(
+    cast: None, clock: Clock, settings: Settings
+) -> None:
+    settings.TELEMETRY, settings.TELEMETRY_TIMEOUT_S = "tests.sessions.asking.HangingTelemetry", 0.1
+    asking.forget()
+    sessions = [press(f"A{number}", now=clock()) for number in range(4)]
+    began_at = time.monotonic()
+    try:
+        Asker("asker", now=clock).run_pass()
+        assert time.monotonic() - began_at < 2, "they wait for telemetry together, and no longer than its time"
+    finally:
+        HangingTelemetry.let_go.set()
+        asking.forget()
+    for session in sessions:
+        assert asked(session) == ["alice"]
+        assert sentences(session)[1].startswith("Telemetry did not answer within 0.1 s.")
+        assert "own rota was used" in sentences(session)[1]
 
 
 def test_telemetry_that_breaks_for_one_machine_keeps_no_other_from_being_asked_for(cast: None, clock: Clock) -> None:
@@ -410,213 +407,3 @@ def test_judge_knows_what_is_still_true(cast: None, clock: Clock) -> None:
     assert is_wanted(message) and not is_wanted(taken)
     services.cancel(fresh(session), now=clock.tick(1))
     assert not is_wanted(message) and is_wanted(taken)
-
-
-# --- nobody comes -----------------------------------------------------------------------------------------------------
-
-
-def at_home(clock: Clock, when: str) -> Clock:
-    """A clock at a moment of 2026, in UTC; the machine's site is in Rome."""
-    clock.at = clock.at.replace(
-        year=2026, month=11, day=int(when[:2]), hour=int(when[3:5]), minute=int(when[6:8]), second=0, microsecond=0
-    )
-    return clock
-
-
-@pytest.mark.parametrize(
-    ("pressed", "next_at", "expected"),
-    [
-        ("23 03:00", "23 06:00", "from 07:00."),
-        ("23 21:00", "24 06:00", "from tomorrow 07:00."),
-        ("23 23:30", "24 06:00", "from 07:00."),  # it is the 24th already, there
-        ("20 21:00", "23 06:00", "from Monday 07:00."),
-        ("10 21:00", "23 06:00", "from 23 November 07:00."),
-    ],
-)
-def test_machine_is_told_that_nobody_is_there_and_from_when(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, pressed: str, next_at: str, expected: str
-) -> None:
-    at_home(clock, pressed)
-    monkeypatch.setattr("django.utils.timezone.now", clock)
-    telemetry = Telemetry()
-    telemetry.next_at = at_home(Clock(), next_at)()
-    session = press(now=clock())
-    asker(telemetry, clock).run_pass()
-    text = words.message_for_machine(fresh(session))
-    assert text == f"Nobody is on duty at this moment. Somebody will look at this machine {expected}"
-    assert card_of(session)["asking"]["sentence"].startswith("Nobody is on duty at this moment.")
-    assert kinds(session) == ["requested", "nobody_asked"]
-    ended = services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(60))
-    assert words.message_for_machine(ended) == text
-
-
-def test_somebody_whose_duty_begins_meanwhile_is_asked_then(cast: None, clock: Clock) -> None:
-    Operator.objects.filter(user=person("Sue")).update(is_available=False)
-    telemetry = Telemetry()
-    telemetry.next_at = clock() + timedelta(minutes=10)
-    session = press(now=clock())
-    worker = asker(telemetry, clock)
-    worker.run_pass()
-    assert escalation(session).nobody_at == clock()
-    telemetry.names, telemetry.next_at = ["alice"], None
-    clock.tick(599)
-    worker.run_pass()
-    assert asked(session) == []
-    clock.tick(1)
-    worker.run_pass()
-    assert asked(session) == ["alice"]
-    assert escalation(session).nobody_at is None
-    assert words.message_for_machine(fresh(session)).startswith("Help is on its way")
-
-
-def test_nobody_and_no_known_time_is_looked_up_once(clock: Clock) -> None:
-    telemetry = Telemetry()
-    telemetry.next_at = clock()  # over already: it must not be asked for again and again
-    session = press(now=clock())
-    worker = asker(telemetry, clock)
-    for _ in range(5):
-        worker.run_pass()
-        clock.tick(1)
-    assert (telemetry.asked, kinds(session).count("nobody_asked")) == (1, 1)
-    assert "Your request is kept" in words.message_for_machine(fresh(session))
-
-
-def test_supervisors_hear_of_what_nobody_came_to(cast: None, clock: Clock, settings: Settings) -> None:
-    settings.NOTIFY_EMAIL_URL = "smtp://mail.example"
-    sue = person("Sue")
-    sue.email = "sue@example.org"
-    sue.save()
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(1800))
-    for _ in range(2):
-        worker.run_pass()
-    missed = Delivery.objects.filter(subject=session.pk, kind="missed")
-    assert {(row.recipient, row.channel) for row in missed} == {(sue, "web_push"), (sue, "email")}
-    assert all(row.is_silent for row in missed)
-    assert kinds(session)[-1] == "missed"
-
-
-@pytest.mark.parametrize(
-    ("reason", "is_missed"),
-    [(EndReason.UNANSWERED, True), (EndReason.CANCELLED, False), (EndReason.GATEWAY_FAILED, False)],
-)
-def test_only_what_nobody_came_to_is_missed(cast: None, clock: Clock, reason: EndReason, is_missed: bool) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    services.end(fresh(session), reason, now=clock.tick(60))
-    worker.run_pass()
-    assert (escalation(session).missed_at is not None) == is_missed
-
-
-def test_person_who_gave_up_on_an_empty_rota_was_missed_too(clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry(), clock)
-    worker.run_pass()
-    services.cancel(fresh(session), now=clock.tick(60))
-    worker.run_pass()
-    assert escalation(session).missed_at == clock()
-
-
-def test_what_ended_before_the_asker_ever_looked_is_missed(cast: None, clock: Clock) -> None:
-    """As after a night in which no worker ran: the ending passes may be quicker."""
-    session = press(now=clock())
-    services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(3600))
-    asker(Telemetry("alice"), clock).run_pass()
-    assert told(session, "missed") == ["sue"] and asked(session) == []
-
-
-# --- a worker that dies -----------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """kill -9."""
-
-
-def steps_of(worker_pass: Callable[[], None], *, kill_at: int) -> bool:
-    """Runs a pass that dies at one of its writes, before or after it; False when it has fewer than that."""
-    count = 0
-
-    def write(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
-        nonlocal count
-        is_write = sql.split(None, 1)[0] in ("INSERT", "UPDATE", "DELETE", "SAVEPOINT", "RELEASE")
-        if is_write:
-            count += 1
-            if count == kill_at:
-                raise Killed(sql)
-        result = execute(sql, *args)
-        if is_write:
-            count += 1
-            if count == kill_at:
-                raise Killed(sql)
-        return result
-
-    try:
-        # Nothing of a transaction is there after a death within it: the savepoint goes back with it.
-        with connection.execute_wrapper(write):
-            worker_pass()
-    except Killed:
-        return True
-    return False
-
-
-def _whole_ladder(clock: Clock, work: Callable[[], None]) -> None:
-    session = press(now=clock())
-    for seconds in (0, 45, 60, 120):
-        clock.tick(seconds)
-        work()
-        send_all(clock)
-    assert asked(session) == ["alice", "bob", "sue", "help@example.org"]
-    assert told(session, "asked") == ["alice", "bob", "sue"]
-    services.claim(fresh(session), user=person("Bob"), now=clock.tick(1))
-    work()
-    assert told(session, "taken") == ["alice", "sue"]
-    services.release(fresh(session), user=person("Bob"), now=clock.tick(1))
-    work()
-    assert asked(session, 2) == ["alice"]
-    services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(3600))
-    work()
-    assert told(session, "missed") == ["sue"]
-    for kind in ("last_resort_asked", "supervisors_asked", "missed"):
-        assert kinds(session).count(kind) == 1
-    assert Asked.objects.count() == 5
-    assert Delivery.objects.filter(kind="asked").count() == 4, "each person once a round"
-
-
-def test_death_at_any_write_asks_nobody_twice_and_leaves_nobody_out(cast: None) -> None:
-    fleet_ = fleet()
-    fleet_.last_resort_email = "help@example.org"
-    fleet_.save()
-    kill_at, is_over = 1, False
-    while not is_over:
-        clock, deaths = Clock(), 0
-
-        def work() -> None:
-            nonlocal deaths
-            telemetry = Telemetry("alice", "bob")
-            deaths += steps_of(asker(telemetry, clock, "first").run_pass, kill_at=kill_at)  # noqa: B023
-            asker(telemetry, clock, "second").run_pass()  # noqa: B023
-
-        with transaction.atomic():
-            try:
-                _whole_ladder(clock, work)
-            except AssertionError as error:
-                raise AssertionError(f"after deaths at write {kill_at}: {error}") from error
-            transaction.set_rollback(True)
-        is_over = deaths == 0
-        kill_at += 1
-    assert kill_at > 10, "fewer would mean that the writes are not seen"
-
-
-def test_worker_that_paused_before_its_step_changes_nothing_any_more(cast: None, clock: Clock) -> None:
-    """As SIGSTOP while telemetry is asked: meanwhile another worker has made the step."""
-    session = press(now=clock())
-    telemetry = Telemetry("alice", "bob")
-    other = asker(Telemetry("alice", "bob"), clock, "other")
-    telemetry.meanwhile = other.run_pass
-    asker(telemetry, clock).run_pass()
-    assert asked(session) == ["alice"]
-    assert SessionEvent.objects.filter(session=session, kind="asked").count() == 1
-    assert Escalation.objects.get(session=session).turn == 1
