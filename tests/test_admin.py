@@ -34,6 +34,14 @@ from machines.models import (
     VpnConnection,
     VpnIdentity,
 )
+from notifications.models import (
+    Delivery,
+    PushDevice,
+    SnsAnnouncement,
+    SnsCertificate,
+    SnsConfirmation,
+    SnsMessage,
+)
 from sessions import attachments, services
 from sessions.errors import NotAllowed
 from sessions.models import (
@@ -52,7 +60,7 @@ pytestmark = pytest.mark.django_db
 
 # Each of these is in the rows below; none of them may be on a page.
 PASSWORD, CONNECTION_ID = "canary-7Yk2", "$canary-connection-id"
-OURS = [model for name in ("machines", "support") for model in apps.get_app_config(name).get_models()]
+OURS = [model for name in ("machines", "support", "notifications") for model in apps.get_app_config(name).get_models()]
 REGISTERED = [model for model in OURS if model in admin.site._registry]
 INLINE = {inline.model for one in admin.site._registry.values() for inline in one.inlines}
 
@@ -96,6 +104,24 @@ def full() -> dict[str, str]:
     Shift.objects.create(
         fleet=session.fleet, operator=person("Alice").operator, weekdays="01234", starts=time(8), ends=time(17)
     )
+    subscription = apps.get_model("webpush", "SubscriptionInfo").objects.create(
+        browser="Chrome",
+        endpoint="https://fcm.googleapis.com/canary-endpoint",
+        p256dh="canary-point",
+        auth="canary-auth",
+    )
+    PushDevice.objects.create(
+        user=person("Alice"), subscription=subscription, endpoint_sha256="canary-digest", name="p"
+    )
+    Delivery.objects.create(
+        fleet=session.fleet, subject=session.pk, kind="asked", recipient=person("Alice"), channel="web_push",
+        device=PushDevice.objects.get(), device_name="p", key="k", title="Help", next_try_at=timezone.now(),
+        expires_at=timezone.now(),
+    )  # fmt: skip
+    SnsAnnouncement.objects.create(key="k", subject=session.pk)
+    SnsCertificate.objects.create(url="https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-7.pem")
+    SnsConfirmation.objects.create(kind="subscribe", topic="arn", message_id="m", token="canary-confirmation-token")
+    SnsMessage.objects.create(message_id="m")
     KeptAnswer.objects.create(machine=session.machine, source="http", answer={"candidates": []})
     ProfileDelivery.objects.create(machine=session.machine, identity=identity, profile="canary-profile-on-its-way")
     KeptProfile.objects.create(
@@ -114,6 +140,11 @@ def full() -> dict[str, str]:
         "code's answer": "canary-answer",
         "profile on its way": "canary-profile-on-its-way",
         "kept profile": "canary-profile-kept-here",
+        "browser's address": "canary-endpoint",
+        "browser's keys": "canary-point",
+        "browser's secret": "canary-auth",
+        "address's fingerprint": "canary-digest",
+        "confirmation's token": "canary-confirmation-token",
         **{
             f"{what} {name}": getattr(row, name).splitlines()[1]
             for what, row, names in (
@@ -163,6 +194,7 @@ def manager_request() -> Any:
         *(SupportSession, SecurityEvent, Press, GuacamoleConnection, Gateway, Attachment),
         *(VpnAuthority, VpnIdentity, VpnConnection, VpnAddress, TunnelEnding, EnrolmentCode),
         *(ProfileDelivery, KeptProfile, KeptAnswer),
+        *(Delivery, PushDevice, SnsAnnouncement, SnsCertificate, SnsConfirmation, SnsMessage),
     ],
 )
 def test_the_record_cannot_be_changed_by_hand(manager: Client, full: dict[str, str], model: Any) -> None:

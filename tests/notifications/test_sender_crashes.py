@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from django.conf import settings as django_settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from notifications import outbox
 from notifications.models import Delivery
 from tests.fakes.push_service import PushService
+from tests.machines.authorisation.bed import database_url
 from tests.notifications.posting import VAPID_PRIVATE_KEY, post, sending, subscribe
 from tests.sessions.keeping import until
 from tests.sessions.rescues import person
@@ -27,20 +27,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).parents[2]
 
 
-def _database_url() -> str:
-    """Of the database that this test is on, for another process."""
-    known = connection.settings_dict
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{known['NAME']}"
-    name_of_test = str(known["NAME"])
-    return django_settings.DATABASE_URL.rpartition("/")[0] + f"/{name_of_test}"
-
-
 @contextmanager
 def sender_process(where: str, push_service: PushService) -> Iterator[subprocess.Popen[bytes]]:
     environment = {
         **os.environ,
-        "DATABASE_URL": _database_url(),
+        "DATABASE_URL": database_url(),
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "VAPID_PRIVATE_KEY": VAPID_PRIVATE_KEY,
         "PUSH_SERVICES": push_service.origin,
