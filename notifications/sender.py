@@ -52,9 +52,11 @@ class Sender:
         *,
         now: Callable[[], datetime] = timezone.now,
         lanes: Callable[[], dict[str, Lane]] = base.lanes,
+        sees_to_sns: bool = True,
     ) -> None:
         self.name = name[:100]
         self._now = now
+        self._sees_to_sns = sees_to_sns
         self._lanes = lanes()
         self._channels: dict[str, Channel] = {}
         self._running: dict[asyncio.Task[None], tuple[str, float]] = {}
@@ -70,9 +72,9 @@ class Sender:
     def run_for_ever(self, stop: threading.Event) -> None:
         """Sends until `stop` is set (ringing the bell spares a second); nothing that goes wrong ends it.
 
-        With NOTIFY_VIA=sns two threads beside it see to what SNS is told and asks.
+        With NOTIFY_VIA=sns two threads beside it see to what SNS is told and asks, unless another process does.
         """
-        beside = sns_passes.start_threads(stop)
+        beside = sns_passes.start_threads(stop) if self._sees_to_sns else []
         try:
             asyncio.run(self._run(stop))
         finally:
@@ -238,12 +240,16 @@ async def _sleep_unless(stop: threading.Event, delay_s: float) -> None:
         await asyncio.sleep(min(left_s, POLL_S / 4))
 
 
-def start_thread(process: str, stop: threading.Event) -> threading.Thread:
-    """Starts the sender of this process; join it after setting `stop` (ringing the bell spares a second).
+def start_pusher(process: str, stop: threading.Event) -> threading.Thread:
+    """Starts what sends pushes alone, in a process that has no worker: the one that SNS calls.
 
-    `process` is the name of the process's SignOfLife: `outbox.release` frees its leases as soon as it is dead.
+    What such a call makes due goes out at once then, from where it is known, and not when the worker looks again.
     """
-    sender = Sender(f"{process}:sender")
+    sender = Sender(f"{process}:sender", lanes=_pushes, sees_to_sns=False)
     thread = threading.Thread(target=sender.run_for_ever, args=(stop,), name="sender", daemon=True)
     thread.start()
     return thread
+
+
+def _pushes() -> dict[str, Lane]:
+    return {channel: lane for channel, lane in base.lanes().items() if channel == Delivery.Channel.WEB_PUSH}

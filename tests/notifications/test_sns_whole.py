@@ -13,18 +13,17 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import boto3
 import pytest
 import requests
 from django.db import connections
 from django.test import Client
-from moto.server import ThreadedMotoServer
-from moto.sns.models import sns_backends
+from django.utils import timezone
 
-from notifications import sns_certificates, sns_health
+from notifications import bell, sns, sns_certificates, sns_health
 from notifications.channels import base
 from notifications.channels import sns as channel
 from notifications.models import Delivery, SnsAnnouncement, SnsCertificate, SnsConfirmation
+from notifications.sender import start_pusher
 from notifications.sns_messages import topic_of
 from notifications.sns_passes import SnsPasses
 from tests.fakes.push_service import PushService
@@ -41,6 +40,9 @@ _AS_SNS = f"AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/sns/aws4_request,
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
+    # Imported only where needed: each process of a run collects this module, and one runs it.
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
@@ -93,6 +95,8 @@ def delivered() -> Iterator[Post]:
 
 @pytest.fixture(autouse=True)
 def cloud(moto: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
+    import boto3
+
     monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", moto)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
@@ -142,9 +146,7 @@ def test_press_goes_to_sns_and_comes_back_as_one_push_a_device(
     assert sns_health.sentences() == []
 
 
-def test_topic_that_is_not_there_costs_nothing_but_is_said(
-    cloud: Any, push_service: PushService, settings: Any
-) -> None:
+def test_topic_that_is_not_there_costs_nothing_but_is_said(cloud: Any, push_service: PushService) -> None:
     cloud.delete_topic(TopicArn=TOPIC)
     alice = person("Alice")
     subscribe(alice, push_service.browser())
@@ -167,7 +169,9 @@ def test_message_that_sns_loses_goes_out_when_its_grace_is_over(push_service: Pu
     assert row.sent_at is not None and 1 <= (row.sent_at - row.created_at).total_seconds() < 4
 
 
-def test_text_message_reaches_sns(settings: Any) -> None:
+def test_text_message_reaches_sns() -> None:
+    from moto.sns.models import sns_backends
+
     alice = person("Alice")
     alice.operator.phone, alice.operator.wants_sms = "+393331234567", True
     alice.operator.save()
@@ -186,3 +190,27 @@ def test_subscription_is_confirmed_by_the_api(cloud: Any) -> None:
     SnsPasses(topic_of(TOPIC)).run_chores()
     row.refresh_from_db()
     assert row.confirmed_at is not None and row.token is None and row.subscription.startswith("arn:aws:sns:")
+
+
+def test_process_that_sns_calls_sends_the_pushes_and_leaves_the_rest_to_the_worker(
+    push_service: PushService, settings: Any
+) -> None:
+    settings.NOTIFY_EMAIL_URL = "smtp://127.0.0.1:1"
+    alice = person("Alice")
+    alice.email = "alice@example.com"
+    alice.save()
+    subscribe(alice, push_service.browser())
+    stop = threading.Event()
+    thread = start_pusher("portal", stop)
+    try:
+        post(alice, key="asked:1")
+        announced = SnsAnnouncement.objects.get()
+        sns.bring_forward([announced], now=timezone.now())  # as the hook does
+        push_service.wait_for(1)
+    finally:
+        stop.set()
+        bell.ring()
+        thread.join(10)
+    assert set(Delivery.objects.values_list("channel", "state")) == {("web_push", "sent"), ("email", "pending")}
+    announced.refresh_from_db()
+    assert announced.taken_at is None

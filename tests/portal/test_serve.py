@@ -50,11 +50,13 @@ def test_both_faces_are_up_and_end_within_seconds(serve: ServerProcess, number: 
 
 
 def test_parts_can_run_elsewhere(serve: ServerProcess) -> None:
-    process = serve.start("--no-worker", "--no-keeper", "--no-machine-api")
+    through_sns = {"NOTIFY_VIA": "sns", "NOTIFY_SNS_TOPIC": "arn:aws:sns:eu-west-1:123456789012:portafilter"}
+    process = serve.start("--no-worker", "--no-keeper", "--no-machine-api", **through_sns)
     (public,) = serve.until_ready()
     assert _status(public, "/accounts/login/")[0] == 200
+    assert _status(public, "/hooks/sns/")[0] == 405
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(10) == 0, serve.log.read_text()
 
 
 def test_portal_is_up_while_openvpn_and_its_address_are_not(serve: ServerProcess) -> None:

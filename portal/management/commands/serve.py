@@ -20,7 +20,8 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from notifications import live
+from notifications import live, sns
+from notifications.sender import start_pusher
 from portal.websockets import BoundedWebSocketProtocol
 from sessions import bell
 from sessions.api import waiting
@@ -85,7 +86,8 @@ class Command(BaseCommand):
                 comes = settings.VPN == "openvpn"
                 listener = _listen("MACHINE_API_BIND", settings.MACHINE_API_BIND, address_comes=comes)
                 faces.append((MACHINES, stack.enter_context(listener)))
-            process = stack.enter_context(SignOfLife()).name if parts.worker or parts.keeper else ""
+            has_leases = parts.worker or parts.keeper or sns.is_chosen()
+            process = stack.enter_context(SignOfLife()).name if has_leases else ""
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(self._serve(faces, parts, process, ready_file))
@@ -115,6 +117,8 @@ class Command(BaseCommand):
             await _all_started(servers, running)
             if parts.worker:
                 threads = start_threads(settings.WORKER_THREADS, process=process, stop=threads_stop)
+            elif sns.is_chosen():
+                threads = [start_pusher(process, threads_stop)]
             if parts.keeper:
                 running.append(asyncio.create_task(_keep(process, stop), name="keeper"))
             self._say_ready(faces, ready_file)
