@@ -45,7 +45,12 @@ class IssuedCode:
     @property
     def address(self) -> str:
         """What the QR picture holds; browsers and agents keep what stands after # to themselves."""
-        return f"{settings.PUBLIC_ORIGINS[0]}/enrol/#{self.text}"
+        return f"{portal_address()}#{self.text}"
+
+
+def portal_address() -> str:
+    """Where machines enrol."""
+    return f"{settings.PUBLIC_ORIGINS[0]}/enrol/"
 
 
 def require_vpn() -> None:

@@ -1,7 +1,9 @@
 """The worker's pass over profiles: makes those that are wished for, and hands them to telemetry until it takes them.
 
 Rows are the truth: a pass compares wish and fact, so whatever died half-way is taken up again. A profile is delivered
-at least once; drivers know one that they have seen by its certificate's serial.
+at least once; drivers know one that they have seen by its certificate's serial. A driver that carries no keys
+(`InvitingDriver`) gets no profile: it invites the machine to enrol, and the wish is fulfilled when that has.
+Telemetry may be slow, so no rescue waits for these passes: the worker has a thread for them.
 """
 
 from __future__ import annotations
@@ -17,14 +19,23 @@ from django.utils import timezone
 
 from machines import enrolment, identities, services
 from machines.errors import FleetError, IdentityError
-from machines.models import Machine, ProfileDelivery, User
+from machines.models import EnrolmentCode, Machine, ProfileDelivery, User
 from machines.telemetry import builtin
-from machines.telemetry.base import Profile, TelemetryDriver, TelemetryError, get_driver
+from machines.telemetry.base import (
+    Invitation,
+    InvitingDriver,
+    Profile,
+    TelemetryDriver,
+    TelemetryError,
+    get_driver,
+)
 
 logger = logging.getLogger(__name__)
 
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=15)
+# A machine that was invited may be waiting for its code.
+_LONGEST_DELAY_OF_INVITATION = timedelta(minutes=1)
 _TIDY_EVERY = timedelta(seconds=30)
 _A_PASS = 20  # so many profiles a pass: the worker has rescues to look after
 
@@ -81,25 +92,66 @@ class ProfilePasses:
         if delivery is None:
             return
         try:
+            driver = self.driver()
+        except TelemetryError as error:  # its settings are wrong: nothing is lost until they are right
+            _open().filter(pk=pk).update(last_error=str(error)[:200])
+            return
+        if isinstance(driver, InvitingDriver):
+            self._invite(delivery, driver)
+        else:
+            self._deliver(delivery, driver)
+
+    def _invite(self, delivery: ProfileDelivery, driver: InvitingDriver) -> None:
+        machine, user = delivery.machine, delivery.requested_by
+
+        def issue() -> tuple[str, datetime]:
+            code = enrolment.issue_code(machine, user=user, now=self.now())
+            return code.text, code.expires_at
+
+        # The wish's row and when it was made: no other wish has both, of another installation in the account neither.
+        number = f"{delivery.pk}-{delivery.requested_at:%Y%m%d%H%M%S%f}"
+        invitation = Invitation(number, enrolment.portal_address(), issue)
+        used = EnrolmentCode.objects.filter(machine=machine, used_at__gte=delivery.requested_at)
+        enrolled = used.select_related("identity").defer("answer").order_by("-used_at").first()
+        serial = enrolled.identity.serial if enrolled and enrolled.identity else ""
+        try:
+            identities.require_admissible(machine)
+            if enrolled is None:
+                driver.invite(machine, invitation)
+                _open().filter(pk=delivery.pk).update(last_error="")
+                return
+            driver.end_invitation(machine, invitation, profile_version=serial)
+        except FleetError as error:
+            self._give_up(delivery, str(error))
+        except TelemetryError as error:
+            self._failed(delivery, error)
+        else:
+            self._delivered(delivery, serial)
+
+    def _deliver(self, delivery: ProfileDelivery, driver: TelemetryDriver) -> None:
+        try:
             profile = self._made(delivery)
         except FleetError as error:
             self._give_up(delivery, str(error))
             return
-        machine = delivery.machine
         try:
-            self.driver().deliver_profile(machine, profile)
+            driver.deliver_profile(delivery.machine, profile)
         except TelemetryError as error:
-            logger.warning("Telemetry did not take the profile of %s: %s", machine.serial, error)
-            if error.permanent:
-                self._give_up(delivery, str(error))
-            else:
-                _open().filter(pk=pk).update(last_error=str(error)[:200])
-            return
+            self._failed(delivery, error)
+        else:
+            self._delivered(delivery, profile.identity_serial)
+
+    def _failed(self, delivery: ProfileDelivery, error: TelemetryError) -> None:
+        logger.warning("Telemetry did not take the profile of %s: %s", delivery.machine.serial, error)
+        if error.permanent:
+            self._give_up(delivery, str(error))
+        else:
+            _open().filter(pk=delivery.pk).update(last_error=str(error)[:200])
+
+    def _delivered(self, delivery: ProfileDelivery, serial: str) -> None:
         with transaction.atomic():
-            if _open().filter(pk=pk).update(delivered_at=self.now(), profile=None, last_error=""):
-                services.record_security_event(
-                    "profile_delivered", machine=machine, detail={"serial": profile.identity_serial}
-                )
+            if _open().filter(pk=delivery.pk).update(delivered_at=self.now(), profile=None, last_error=""):
+                services.record_security_event("profile_delivered", machine=delivery.machine, detail={"serial": serial})
 
     def _take(self, pk: int) -> ProfileDelivery | None:
         """The delivery, if it is still due: its next try is moved first, so no other worker takes it meanwhile."""
@@ -107,7 +159,8 @@ class ProfilePasses:
         row = _open().filter(pk=pk, next_try_at__lte=now).select_related("machine__fleet", "requested_by").first()
         if row is None:
             return None
-        delay = min(_FIRST_DELAY * 2 ** min(row.attempts, 10), _LONGEST_DELAY)
+        longest = _LONGEST_DELAY if row.profile or row.last_error else _LONGEST_DELAY_OF_INVITATION
+        delay = min(_FIRST_DELAY * 2 ** min(row.attempts, 10), longest)
         mine = _open().filter(pk=pk, attempts=row.attempts, next_try_at=row.next_try_at)
         return row if mine.update(attempts=F("attempts") + 1, next_try_at=now + delay) else None
 

@@ -119,9 +119,9 @@ try:
     # What a machine's thing is called in IoT Core; a serial is one machine's within its fleet only.
     IOT_THING_NAME = env.matching(
         "IOT_THING_NAME",
-        "{fleet}:{serial}",
-        pattern=r"(?=.*\{serial\})([A-Za-z0-9:_-]|\{fleet\}|\{serial\}){1,60}",
-        expected="letters, digits and :_- with {serial}, better also {fleet}, in it",
+        "{fleet}-{serial}",
+        pattern=r"(?=.*\{serial\})([A-Za-z0-9_-]|\{fleet\}|\{serial\}){1,60}",
+        expected="letters, digits and _- with {serial}, better also {fleet}, in it",
     )
     IOT_THING_TYPE = env.matching(
         "IOT_THING_TYPE",

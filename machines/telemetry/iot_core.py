@@ -1,10 +1,10 @@
 """Telemetry by AWS IoT Core: a thing a machine, whose attributes say who is responsible.
 
 The thing's attributes `operator` and `next` (more names, comma separated) are kept by whoever plans there; Portafilter
-reads them, and writes `fleet` and `site`. The named shadow `remote-desktop` holds what the machine reports, and a code
-while it enrols. No private key ever goes through AWS: a job tells the machine to make its own and to enrol (see
-docs/decisions/0008-through-iot-core-a-machine-is-invited.md). A thing is never made where one may be: CreateThing on an
-existing one is refused by AWS, but silently replaces it, shadows and all, elsewhere.
+reads them, and writes `fleet`, `serial` and `site`. The named shadow `remote-desktop` holds what the machine reports,
+and a code while it enrols. No private key ever goes through AWS: a job tells the machine to make its own and to enrol
+(see docs/decisions/0008-through-iot-core-a-machine-is-invited.md). A thing is never made where one may be: CreateThing
+on an existing one is refused by AWS if it differs, but silently replaces it, shadows and all, elsewhere.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class IotCoreTelemetry:
 
     def who_is_responsible(self, machine: Machine, *, now: datetime) -> Duty:
         attributes = self._thing(machine)["attributes"]
-        first, others = attributes.get("operator", ""), attributes.get("next", "").split(",")
-        rows = [{"username": first.strip(), "why": "responsible in IoT Core"}]
-        rows += [{"username": name.strip(), "why": "next in IoT Core"} for name in others]
-        named = list({row["username"]: row for row in reversed(rows) if row["username"]}.values())[::-1]
+        found: dict[str, str] = {}
+        for name in [attributes.get("operator", ""), *attributes.get("next", "").split(",")]:
+            if name.strip():
+                found.setdefault(name.strip(), "next in IoT Core" if found else "responsible in IoT Core")
+        named = [{"username": name, "why": why} for name, why in found.items()]
         try:
             return read_duty({"candidates": named[:CANDIDATES_LIMIT]}, source="iot_core")
         except AnswerError as error:
@@ -74,9 +75,9 @@ class IotCoreTelemetry:
 
     def invite(self, machine: Machine, invitation: Invitation) -> None:
         """Sees to it that the machine's job is there; once the machine is at it, the code is in its shadow."""
-        thing = self._own_thing(machine)
         execution = self._execution(machine, invitation)
         if execution is None:
+            thing = self._own_thing(machine)
             self._create_job(machine, invitation, str(thing["thingArn"]))
             return
         status = str(execution.get("status", ""))
@@ -165,14 +166,16 @@ class IotCoreTelemetry:
                 words = f"Found no thing {name} in {settings.AWS_REGION} (AWS_REGION, IOT_THING_NAME)."
                 raise MachineUnknown(words) from None
             raise
-        fleet = thing.get("attributes", {}).get("fleet")
-        if fleet is not None and fleet != machine.fleet.slug:
-            raise MachineUnknown(f"Thing {name} is of fleet {fleet[:50]}, expected {machine.fleet.slug}.")
-        return {**thing, "attributes": thing.get("attributes", {})}
+        attributes = thing.get("attributes", {})
+        for key, wanted in (("fleet", machine.fleet.slug), ("serial", machine.serial)):
+            found = attributes.get(key, wanted)
+            if found != wanted:
+                raise MachineUnknown(f"Thing {name} has the {key} {found[:64]}, expected {wanted}.")
+        return {**thing, "attributes": attributes}
 
     def _own_thing(self, machine: Machine) -> dict[str, Any]:
-        """The same, made where there is none, with `fleet` and `site` as they are here."""
-        wanted = {"fleet": machine.fleet.slug, "site": site_name(machine)}
+        """The same, made where there is none. One that somebody else made must say whose it is."""
+        wanted = {"fleet": machine.fleet.slug, "serial": machine.serial, "site": site_name(machine)}
         name = thing_name(machine)
         try:
             thing = self._thing(machine)
@@ -180,9 +183,9 @@ class IotCoreTelemetry:
             self._create_thing(name, wanted)
             thing = self._thing(machine)  # raises again where it is another fleet's
         attributes = thing["attributes"]
-        if "fleet" not in attributes and "{fleet}" not in settings.IOT_THING_NAME:
-            words = f"Thing {name} has no attribute fleet, so nobody knows that it is this one's {machine.serial}. "
-            raise TelemetryError(f"{words}Set it to {machine.fleet.slug}.", permanent=True)
+        if not {"fleet", "serial"} <= attributes.keys():
+            words = f"Thing {name} does not say whose it is: set its attributes"
+            raise TelemetryError(f"{words} fleet={machine.fleet.slug} and serial={machine.serial}.", permanent=True)
         if {key: attributes.get(key) for key in wanted} != wanted:
             self._aws.call(
                 "iot",
@@ -232,9 +235,9 @@ class IotCoreTelemetry:
 
 
 def thing_name(machine: Machine) -> str:
-    """By IOT_THING_NAME. Names of things have no dots; serials have no colons, so no two become one."""
+    """By IOT_THING_NAME. Two machines may come to one name, since names of things have no dots: `_thing` sees that."""
     name: str = settings.IOT_THING_NAME.replace("{fleet}", machine.fleet.slug)
-    return name.replace("{serial}", machine.serial.replace(".", ":"))
+    return name.replace("{serial}", machine.serial.replace(".", "_"))
 
 
 def site_name(machine: Machine) -> str:

@@ -1,0 +1,623 @@
+"""Telemetry by AWS IoT Core: against moto's real HTTP server, and against a stricter one where moto is too kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from pytest_django.fixtures import Settings
+
+from machines import enrolment, identities
+from machines.models import EnrolmentCode, Machine, ProfileDelivery, SecurityEvent, VpnIdentity
+from machines.profile_passes import ProfilePasses, request_profile
+from machines.telemetry import asking, aws, iot_core
+from machines.telemetry.base import Invitation, InvitingDriver, MachineUnknown, Profile, TelemetryError
+from machines.telemetry.iot_core import IotCoreTelemetry
+from tests.machines.cast import new_machine
+from tests.machines.requests import request as csr
+from tests.machines.telemetry.contract import Arrangement, TelemetryContract
+from tests.sessions.rescues import Clock, person
+
+REGION = "eu-west-1"
+NOW = datetime(2026, 11, 23, 7, 40, tzinfo=UTC)
+pytestmark = pytest.mark.django_db
+
+
+def credentials(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    for name, value in {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", **values}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def aws_of_the_tests() -> Iterator[Iot]:
+    """moto's server, and clients of it: they take seconds to make, so there is one of each."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.iot.models import iot_backends
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        credentials(patch, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+        with override_settings(AWS_REGION=REGION):
+            iot = Iot(iot_backends[DEFAULT_ACCOUNT_ID][REGION], f"http://{host}:{port}")
+    try:
+        yield iot
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def iot(aws_of_the_tests: Iot, settings: Settings) -> Iot:
+    """What the machine and the planners do in AWS; nothing is left of the test before."""
+    settings.AWS_REGION = REGION
+    aws_of_the_tests.backend.reset()
+    return aws_of_the_tests
+
+
+class Iot:
+    def __init__(self, backend: Any, endpoint: str) -> None:
+        import boto3
+
+        self.backend, self.endpoint = backend, endpoint
+        self.driver = IotCoreTelemetry()
+        self.things: Any = boto3.client("iot", region_name=REGION)
+        self.data: Any = boto3.client("iot-data", region_name=REGION)
+
+    def thing(self, machine: Machine, **attributes: str) -> None:
+        name = iot_core.thing_name(machine)
+        if not any(one["thingName"] == name for one in self.things.list_things()["things"]):
+            self.things.create_thing(thingName=name)  # moto would replace one that is there
+        payload = {"attributes": attributes, "merge": True}
+        self.things.update_thing(thingName=name, attributePayload=payload)
+
+    def attributes(self, machine: Machine) -> dict[str, str]:
+        found: dict[str, str] = self.things.describe_thing(thingName=iot_core.thing_name(machine))["attributes"]
+        return found
+
+    def report(self, machine: Machine, **reported: object) -> None:
+        self.data.update_thing_shadow(
+            thingName=iot_core.thing_name(machine),
+            shadowName="remote-desktop",
+            payload=json.dumps({"state": {"reported": reported}}),
+        )
+
+    def desired(self, machine: Machine) -> dict[str, Any]:
+        answer = self.data.get_thing_shadow(thingName=iot_core.thing_name(machine), shadowName="remote-desktop")
+        found: dict[str, Any] = json.loads(answer["payload"].read())["state"].get("desired", {})
+        return found
+
+    def jobs(self, machine: Machine) -> list[str]:
+        answer = self.things.list_job_executions_for_thing(thingName=iot_core.thing_name(machine))
+        return sorted(one["jobId"] for one in answer["executionSummaries"])
+
+    def set_job(self, machine: Machine, status: str) -> None:
+        """What the machine does over MQTT, which moto does not have."""
+        name = iot_core.thing_name(machine)
+        for (_, thing), execution in self.backend.job_executions.items():
+            if thing == name:
+                execution.status = status
+
+
+class Things:
+    """Answers arranged in IoT Core."""
+
+    source = "iot_core"
+
+    def __init__(self, iot: Iot) -> None:
+        self.iot, self.driver = iot, iot.driver
+
+    def make_responsible(self, machine: Machine, usernames: Sequence[str]) -> None:
+        first, *others = usernames or [""]
+        self.iot.thing(machine, operator=first, next=",".join(others))
+
+    def let_say(self, machine: Machine, *, at: datetime, software: str, faults: Sequence[str]) -> None:
+        self.iot.thing(machine)
+        self.iot.report(machine, at=at.isoformat(), software=software, faults=list(faults), connected=True)
+
+
+class TestIotCore(TelemetryContract):
+    @pytest.fixture
+    def arrangement(self, iot: Iot) -> Arrangement:
+        return Things(iot)
+
+    def test_driver_takes_a_profile_and_the_same_one_again(self, arrangement: Arrangement) -> None:
+        """No: a private key never goes through AWS. It invites instead, which the tests below are about."""
+        machine = new_machine()
+        with pytest.raises(TelemetryError, match="private key") as found:
+            arrangement.driver.deliver_profile(machine, Profile("ab", "PRIVATE"))
+        assert found.value.permanent
+        assert isinstance(arrangement.driver, InvitingDriver)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def test_those_responsible_can_be_searched_by(iot: Iot) -> None:
+    machine = new_machine()
+    iot.thing(machine, operator="alice")
+    found = iot.things.list_things(attributeName="operator", attributeValue="alice")["things"]
+    assert [one["thingName"] for one in found] == ["north-A1"]
+
+
+def test_each_is_named_once_and_in_order(iot: Iot) -> None:
+    machine = new_machine()
+    iot.thing(machine, operator="alice", next="bob, alice,,zoe")
+    duty = iot.driver.who_is_responsible(machine, now=NOW)
+    assert [(one.username, one.why) for one in duty.candidates] == [
+        ("alice", "responsible in IoT Core"),
+        ("bob", "next in IoT Core"),
+        ("zoe", "next in IoT Core"),
+    ]
+
+
+def test_machine_without_a_thing_is_unknown(iot: Iot) -> None:
+    with pytest.raises(MachineUnknown, match=r"no thing north-A1 in eu-west-1 \(AWS_REGION, IOT_THING_NAME\)"):
+        iot.driver.who_is_responsible(new_machine(), now=NOW)
+
+
+def test_thing_of_another_fleet_is_not_believed(iot: Iot, settings: Settings) -> None:
+    settings.IOT_THING_NAME = "{serial}"
+    machine = new_machine()
+    iot.thing(machine, operator="charlie", fleet="south")
+    with pytest.raises(MachineUnknown, match="has the fleet south, expected north"):
+        iot.driver.who_is_responsible(machine, now=NOW)
+
+
+def test_thing_of_another_machine_whose_name_comes_to_the_same_is_not_believed(iot: Iot) -> None:
+    one, other = new_machine("A.1"), new_machine("A_1")
+    assert iot_core.thing_name(one) == iot_core.thing_name(other) == "north-A_1"
+    iot.thing(one, operator="alice", serial="A.1")
+    iot.driver.who_is_responsible(one, now=NOW)
+    with pytest.raises(MachineUnknown, match=r"has the serial A\.1, expected A_1"):
+        iot.driver.who_is_responsible(other, now=NOW)
+
+
+def test_machines_clock_is_not_believed_beyond_that_of_aws(iot: Iot) -> None:
+    machine = new_machine()
+    iot.thing(machine)
+    iot.report(machine, at="2126-01-01T00:00:00Z", software="4.2")
+    word = iot.driver.last_word(machine)
+    assert word is not None and word.at is not None
+    assert abs(word.at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(("reported", "words"), [({"faults": "E17"}, "reported.faults: found a text, expected a list")])
+def test_shadow_that_was_not_agreed_is_named(iot: Iot, reported: dict[str, Any], words: str) -> None:
+    machine = new_machine()
+    iot.thing(machine)
+    iot.report(machine, **reported)
+    with pytest.raises(TelemetryError, match=words):
+        iot.driver.last_word(machine)
+
+
+def test_rescue_asks_it_as_any_other(iot: Iot, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = new_machine()
+    person("Alice"), person("Charlie", of="South")
+    iot.thing(machine, operator="charlie", next="alice")
+    settings.TELEMETRY, settings.TELEMETRY_TIMEOUT_S = "iot_core", 5.0
+    credentials(monkeypatch, AWS_ENDPOINT_URL=iot.endpoint)
+    asking.forget()
+    try:
+        duty = asking.ask(machine, now=datetime.now(UTC))
+        assert ([one.username for one in duty.candidates], duty.source) == (["alice"], "iot_core")
+    finally:
+        asking.forget()
+
+
+# --- an invitation ----------------------------------------------------------------------------------------------------
+
+
+class Wish:
+    """A profile that is wished for, the worker's passes, and the machine in AWS."""
+
+    def __init__(self, iot: Iot, machine: Machine) -> None:
+        self.iot, self.machine, self.driver = iot, machine, iot.driver
+        self.delivery = request_profile(machine, user=person("Alice"))
+        self.clock = Clock()
+        self.passes = ProfilePasses(self.clock, lambda: self.driver)
+
+    def later(self, seconds: float = 61) -> ProfileDelivery:
+        self.clock.tick(seconds)
+        self.passes.run()
+        self.delivery.refresh_from_db()
+        return self.delivery
+
+    def code(self) -> str:
+        found: str = self.iot.desired(self.machine)["enrolment"]["code"]
+        return found
+
+
+@pytest.fixture
+def wish(iot: Iot, vpn: Settings) -> Wish:
+    return Wish(iot, new_machine())
+
+
+def everything_in_aws(iot: Iot, machine: Machine) -> str:
+    name = iot_core.thing_name(machine)
+    jobs = [iot.things.get_job_document(jobId=job)["document"] for job in iot.jobs(machine)]
+    shadows = [shadow.to_dict() for shadow in iot.backend.describe_thing(name).thing_shadows.values()]
+    return json.dumps([iot.attributes(machine), jobs, shadows])
+
+
+def test_machine_is_invited_takes_it_up_and_enrols_with_its_own_key(wish: Wish) -> None:
+    iot, machine = wish.iot, wish.machine
+    wish.later(1)
+    (job,) = iot.jobs(machine)
+    assert iot.attributes(machine) == {"fleet": "north", "serial": "A1", "site": f"station-{machine.site_id}"}
+    assert EnrolmentCode.objects.count() == 0, "no code lies about while the machine is away"
+    wish.later()
+    wish.later()
+    assert iot.jobs(machine) == [job]
+    document = json.loads(iot.things.get_job_document(jobId=job)["document"])
+    assert document["operation"] == "portafilter-enrol"
+    assert document["address"].endswith("/enrol/")
+
+    iot.set_job(machine, "IN_PROGRESS")
+    wish.later()
+    offered = iot.desired(machine)["enrolment"]
+    assert offered["invitation"] == document["invitation"]
+    wish.later(20)
+    assert wish.code() == offered["code"], "a code that is still good is not replaced"
+
+    answer = enrolment.enrol(wish.code(), csr(), address="192.0.2.7", now=wish.clock.at)
+    assert "<key>" not in answer["profile"]
+    iot.set_job(machine, "SUCCEEDED")
+    assert wish.later().delivered_at is not None
+    identity = VpnIdentity.objects.get()
+    assert iot.desired(machine) == {"profile_version": identity.serial}
+    assert SecurityEvent.objects.filter(kind="profile_delivered", detail={"serial": identity.serial}).exists()
+    left = everything_in_aws(iot, machine)
+    for secret in ("PRIVATE", "tls-crypt", "BEGIN", answer["api"]["token"], offered["code"]):
+        assert secret not in left
+
+
+def test_code_that_ran_out_is_replaced_for_a_machine_that_is_at_it(wish: Wish) -> None:
+    wish.later(1)
+    wish.iot.set_job(wish.machine, "IN_PROGRESS")
+    wish.later()
+    first = wish.code()
+    shadow = wish.iot.desired(wish.machine)["enrolment"]
+    gone = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    wish.iot.data.update_thing_shadow(
+        thingName=iot_core.thing_name(wish.machine),
+        shadowName="remote-desktop",
+        payload=json.dumps({"state": {"desired": {"enrolment": {**shadow, "expires_at": gone}}}}),
+    )
+    wish.later()
+    assert wish.code() != first
+
+
+@pytest.mark.parametrize("status", ["FAILED", "REJECTED", "TIMED_OUT", "CANCELED", "REMOVED"])
+def test_job_that_ends_otherwise_ends_the_wish_in_words(wish: Wish, status: str) -> None:
+    wish.later(1)
+    wish.iot.set_job(wish.machine, "IN_PROGRESS")
+    wish.later()
+    wish.iot.set_job(wish.machine, status)
+    delivery = wish.later()
+    assert delivery.failed_at is not None
+    assert delivery.last_error.startswith("A1 did not enrol: its job portafilter-")
+    assert status in delivery.last_error
+    assert "enrolment" not in wish.iot.desired(wish.machine)
+    request_profile(wish.machine, user=None)
+
+
+def test_frozen_machine_is_not_invited(wish: Wish) -> None:
+    wish.later(1)
+    wish.iot.set_job(wish.machine, "IN_PROGRESS")
+    identities.freeze(wish.machine, "by hand")
+    assert "frozen" in wish.later().last_error
+    assert EnrolmentCode.objects.count() == 0
+
+
+def test_machine_that_enrolled_by_hand_meanwhile_needs_no_more(wish: Wish) -> None:
+    wish.later(1)
+    code = enrolment.issue_code(wish.machine, user=person("Alice"), now=wish.clock.at)
+    enrolment.enrol(code.text, csr(), address="", now=wish.clock.at)
+    assert wish.later().delivered_at is not None
+
+
+def test_thing_that_is_there_keeps_all_that_it_has(wish: Wish) -> None:
+    """moto replaces a thing that is created again, shadows and all: so this would show it."""
+    wish.iot.thing(wish.machine, operator="alice", colour="red", fleet="north", serial="A1")
+    wish.iot.report(wish.machine, software="4.2")
+    wish.later(1)
+    attributes = wish.iot.attributes(wish.machine)
+    assert (attributes["operator"], attributes["colour"]) == ("alice", "red")
+    assert attributes["site"] == iot_core.site_name(wish.machine)
+    word = wish.driver.last_word(wish.machine)
+    assert word is not None and word.software == "4.2"
+
+
+def test_thing_that_does_not_say_whose_it_is_is_not_invited(wish: Wish) -> None:
+    wish.iot.thing(wish.machine, operator="alice", fleet="north")
+    assert wish.later(1).last_error.endswith("does not say whose it is: set its attributes fleet=north and serial=A1.")
+    assert wish.iot.jobs(wish.machine) == []
+
+
+def test_line_to_aws_that_is_down_is_only_another_try(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = wish.driver
+    credentials(monkeypatch, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    wish.driver = IotCoreTelemetry()
+    delivery = wish.later(1)
+    assert delivery.failed_at is None
+    assert "cannot be reached" in delivery.last_error
+    wish.driver = good
+    wish.later()
+    assert len(wish.iot.jobs(wish.machine)) == 1
+
+
+# --- what moto is too kind for ----------------------------------------------------------------------------------------
+
+
+class StrictAws:
+    """AWS as its documents have it, where moto lets anything pass: names, attributes, sizes, what exists, versions."""
+
+    def __init__(self) -> None:
+        self.things: dict[str, dict[str, Any]] = {}
+        self.shadows: dict[str, dict[str, Any]] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.types: dict[str, dict[str, Any]] = {}
+        self.calls: list[str] = []
+        # Called before each call: somebody else who is faster.
+        self.meanwhile: dict[str, Any] = {}
+
+    def call(self, service: str, name: str, what: str, **given: Any) -> Any:
+        import re
+
+        self.calls.append(name)
+        if act := self.meanwhile.pop(name, None):
+            act()
+        if "thingName" in given and not re.fullmatch(r"[a-zA-Z0-9:_-]{1,128}", given["thingName"]):
+            raise AssertionError(f"no name of a thing: {given['thingName']}")
+        if "jobId" in given and not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", given["jobId"]):
+            raise AssertionError(f"no name of a job: {given['jobId']}")
+        for key, value in given.get("attributePayload", {}).get("attributes", {}).items():
+            if not re.fullmatch(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}", value) or not re.fullmatch(
+                r"[\w.@/:#-]{1,128}", key
+            ):
+                raise AssertionError(f"no attribute: {key}={value}")
+        return getattr(self, f"on_{name}")(**given)
+
+    def on_DescribeThing(self, thingName: str) -> Any:
+        return dict(self.found(self.things, thingName))
+
+    def on_CreateThing(self, thingName: str, thingTypeName: str, attributePayload: Any) -> Any:
+        self.found(self.types, thingTypeName)
+        if thingName in self.things:
+            raise aws.AwsError("exists", code="ResourceAlreadyExistsException")
+        self.things[thingName] = {
+            "thingName": thingName,
+            "thingArn": f"arn:{thingName}",
+            "version": 1,
+            **attributePayload,
+        }
+        return self.things[thingName]
+
+    def on_UpdateThing(self, thingName: str, attributePayload: Any, expectedVersion: int) -> Any:
+        thing = self.found(self.things, thingName)
+        if thing["version"] != expectedVersion:
+            raise aws.AwsError("version conflict", code="VersionConflictException")
+        assert attributePayload["merge"] is True, "the others' attributes would go"
+        thing["attributes"] = {**thing["attributes"], **attributePayload["attributes"]}
+        thing["version"] += 1
+
+    def on_DescribeThingType(self, thingTypeName: str) -> Any:
+        return self.found(self.types, thingTypeName)
+
+    def on_CreateThingType(self, thingTypeName: str, thingTypeProperties: Any) -> Any:
+        assert len(thingTypeProperties["searchableAttributes"]) <= 3
+        self.types[thingTypeName] = thingTypeProperties
+
+    def on_DescribeJobExecution(self, jobId: str, thingName: str) -> Any:
+        return {"execution": {"status": self.found(self.jobs, jobId)["status"]}}
+
+    def on_CreateJob(self, jobId: str, document: str, targets: list[str], **_: Any) -> Any:
+        if jobId in self.jobs:
+            raise aws.AwsError("exists", code="ResourceAlreadyExistsException")
+        assert len(document) <= 32 * 1024
+        self.jobs[jobId] = {"status": "QUEUED", "targets": targets}
+
+    def on_GetThingShadow(self, thingName: str, shadowName: str) -> Any:
+        shadow = self.found(self.shadows, thingName)
+        return {"payload": io.BytesIO(json.dumps({"state": shadow}).encode())}
+
+    def on_UpdateThingShadow(self, thingName: str, shadowName: str, payload: bytes) -> Any:
+        assert len(payload) <= 8 * 1024
+        self.found(self.things, thingName)
+        desired = self.shadows.setdefault(thingName, {}).setdefault("desired", {})
+        for key, value in json.loads(payload)["state"]["desired"].items():
+            if value is None:
+                desired.pop(key, None)
+            else:
+                desired[key] = value
+
+    @staticmethod
+    def found(where: dict[str, Any], name: str) -> Any:
+        if name not in where:
+            raise aws.AwsError("not found", code="ResourceNotFoundException")
+        return where[name]
+
+
+@pytest.fixture
+def strict(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
+    settings.AWS_REGION = REGION
+    found = StrictAws()
+    monkeypatch.setattr(iot_core, "Aws", lambda region: found)
+    return found
+
+
+def invitation(issued: list[str] | None = None) -> Invitation:
+    def issue() -> tuple[str, datetime]:
+        if issued is not None:
+            issued.append("code")
+        return "ABCDE-ABCDE-ABCDE-ABCDE", datetime.now(UTC) + timedelta(minutes=15)
+
+    return Invitation("7-20261123074000123456", "https://portal.example.com/enrol/", issue)
+
+
+def test_things_and_sites_of_any_name_fit_into_aws(strict: StrictAws) -> None:
+    machine = new_machine("A.1_x-" + "9" * 50)
+    machine.site.name = "Köln, Straße 1 “Süd” – 東京 " * 3
+    IotCoreTelemetry().invite(machine, invitation())
+    (thing,) = strict.things.values()
+    assert thing["attributes"]["site"].startswith("koln-strae-1-sud")
+    assert strict.types == {"portafilter-machine": {"searchableAttributes": ["operator", "fleet", "site"]}}
+
+
+def test_somebody_who_is_faster_changes_nothing(strict: StrictAws) -> None:
+    machine, driver = new_machine(), IotCoreTelemetry()
+    theirs: dict[str, Any] = {"thingName": "north-A1", "thingArn": "arn:1", "version": 4}
+    theirs["attributes"] = {"operator": "alice", "fleet": "north", "serial": "A1"}
+    strict.meanwhile["CreateThing"] = lambda: strict.things.update({"north-A1": theirs})
+    strict.meanwhile["CreateJob"] = lambda: strict.jobs.update(
+        {iot_core.job_id(invitation()): {"status": "QUEUED", "targets": ["arn:1"]}}
+    )
+    driver.invite(machine, invitation())
+    assert strict.things["north-A1"]["attributes"]["operator"] == "alice"
+    assert strict.things["north-A1"]["version"] == 5
+    assert len(strict.jobs) == 1
+
+
+def test_thing_that_changed_meanwhile_is_not_written_over(strict: StrictAws) -> None:
+    machine, driver = new_machine(), IotCoreTelemetry()
+    thing: dict[str, Any] = {"thingName": "north-A1", "thingArn": "arn:1", "version": 4}
+    thing["attributes"] = {"fleet": "north", "serial": "A1", "site": "old"}
+    strict.things["north-A1"] = thing
+    strict.meanwhile["UpdateThing"] = lambda: thing.update(version=5)
+    with pytest.raises(TelemetryError) as found:
+        driver.invite(machine, invitation())
+    assert not found.value.permanent
+    driver.invite(machine, invitation())
+
+
+def test_one_call_a_look_while_the_machine_is_away(strict: StrictAws) -> None:
+    machine, driver, issued = new_machine(), IotCoreTelemetry(), list[str]()
+    driver.invite(machine, invitation(issued))
+    strict.calls.clear()
+    driver.invite(machine, invitation(issued))
+    assert strict.calls == ["DescribeJobExecution"]
+    assert issued == []
+
+
+# --- AWS that refuses -------------------------------------------------------------------------------------------------
+
+
+class Refusing(threading.Thread):
+    """An endpoint that answers every call with one error, or not at all."""
+
+    def __init__(self) -> None:
+        super().__init__(name="refusing AWS", daemon=True)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.code, self.status = "", 400
+        self.is_silent = False
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                if self.is_silent:
+                    time.sleep(0.3)
+                    continue
+                body = json.dumps({"message": "User arn:aws:iam::123456789012:user/x said no"}).encode()
+                connection.sendall(
+                    f"HTTP/1.1 {self.status} No\r\nx-amzn-ErrorType: {self.code}\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                    + body
+                )
+
+
+@pytest.fixture
+def refusing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
+    found = Refusing()
+    credentials(monkeypatch, AWS_ENDPOINT_URL=f"http://127.0.0.1:{found.server.getsockname()[1]}")
+    settings.AWS_REGION = REGION
+    found.start()
+    yield found
+    found.server.shutdown(socket.SHUT_RDWR)
+    found.server.close()
+
+
+def test_what_aws_refuses_is_one_sentence_that_names_call_and_setting(refusing: Refusing) -> None:
+    machine, driver = new_machine(), IotCoreTelemetry()
+    for code, status, words in [
+        (
+            "AccessDeniedException",
+            403,
+            "may not do that. Allow iot:DescribeThing on thing north-A1 in eu-west-1 (AWS",
+        ),
+        ("ForbiddenException", 403, "Allow iot:DescribeThing on thing north-A1"),
+        ("ExpiredTokenException", 403, "the AWS credentials of this installation have expired. Renew them."),
+        (
+            "UnrecognizedClientException",
+            403,
+            "(AWS_REGION), or this computer's clock is wrong.",
+        ),
+        ("InvalidSignatureException", 403, "are not known in eu-west-1 (AWS_REGION)"),
+        ("ThrottlingException", 429, "it takes no more calls just now (ThrottlingException)."),
+        ("InternalFailureException", 500, "it failed (InternalFailureException); another try may do."),
+        ("InvalidRequestException", 400, "does not take what was asked of thing north-A1 in eu-west-1 (AWS_REGION)"),
+    ]:
+        refusing.code, refusing.status = code, status
+        with pytest.raises(TelemetryError) as found:
+            driver.who_is_responsible(machine, now=NOW)
+        text = str(found.value)
+        assert text.startswith("IoT Core, DescribeThing: ")
+        assert words in text
+        assert "123456789012" not in text
+        assert not found.value.permanent
+
+
+def test_aws_without_credentials_or_region_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, refusing: Refusing
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    machine = new_machine()
+    with pytest.raises(TelemetryError, match="found no AWS credentials, expected a role of this computer"):
+        IotCoreTelemetry().who_is_responsible(machine, now=NOW)
+    settings.AWS_REGION = ""
+    with pytest.raises(TelemetryError, match="AWS_REGION: found nothing, expected the region"):
+        IotCoreTelemetry()
+
+
+def test_region_without_iot_core_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://mars-north-1.invalid:1")
+    settings.AWS_REGION = "mars-north-1"
+    machine = new_machine()
+    with pytest.raises(TelemetryError, match=r"IoT Core in mars-north-1 \(AWS_REGION\) cannot be reached"):
+        IotCoreTelemetry().last_word(machine)
+
+
+def test_aws_that_says_nothing_is_given_up(refusing: Refusing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws, "_ANSWER_S", 0.1)
+    refusing.is_silent = True
+    machine = new_machine()
+    with pytest.raises(TelemetryError, match=r"did not answer within 0\.1 s"):
+        IotCoreTelemetry().who_is_responsible(machine, now=NOW)
+
+
+def test_mapping_of_nothing_is_nothing() -> None:
+    empty: Mapping[str, Any] = {}
+    assert iot_core._newest(None) is None
+    assert iot_core._newest({"a": {"timestamp": True}, "b": [{"timestamp": 5}]}) == datetime.fromtimestamp(5, UTC)
+    assert iot_core._object([]) == empty
