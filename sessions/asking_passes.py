@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import InterfaceError, OperationalError
 
@@ -23,6 +23,8 @@ from sessions.passes import each
 logger = logging.getLogger(__name__)
 
 _STEP = "ask somebody to take a rescue"
+# Deliveries fail in their own time, and a press wakes this pass: not each need look at all who wait.
+_LOOK_EVERY = timedelta(seconds=0.25)
 
 
 @dataclass
@@ -31,6 +33,7 @@ class AskingPasses:
 
     now: Callable[[], datetime]
     ask_all: Callable[..., dict[int, Duty]] = asking.ask_all
+    _looked_at: datetime | None = None
 
     def run(self) -> None:
         """Looks at everything once. Raises when the database is away; one rescue's failure is only logged."""
@@ -40,7 +43,9 @@ class AskingPasses:
         waiting = [one for one in found if not escalation.must_settle(one)]
         each([one for one in waiting if not escalation.needs_duty(one)], self._step, _STEP)
         self._ask([one for one in waiting if escalation.needs_duty(one)], now)
-        each(list(escalation.unreachable(now=now)), self._step, _STEP)
+        if self._looked_at is None or not timedelta(0) <= now - self._looked_at < _LOOK_EVERY:
+            self._looked_at = now
+            each(list(escalation.unreachable(now=now)), self._step, _STEP)
 
     def _settle(self, one: Escalation) -> None:
         escalation.settle(one, now=self.now())

@@ -176,8 +176,13 @@ def _people(fleet: Fleet, named: Iterable[dict[str, str]], *, now: datetime) -> 
         User.objects.filter(is_named | Q(operator__role=Operator.Role.SUPERVISOR))
         .filter(is_active=True, operator__fleets=fleet)
         .select_related("operator")
+        # A press waits for this: what messages need of a person, and not what logins do.
+        .only(
+            "username", "first_name", "last_name", "email", "is_active",
+            "operator__user", "operator__role", "operator__is_available", "operator__away_until",
+        )
         .order_by("username")
-    )
+    )  # fmt: skip
     return {user.get_username(): user for user in users if _is_there(user.operator, now)}
 
 
