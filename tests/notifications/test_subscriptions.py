@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -18,7 +21,7 @@ from notifications.errors import NoWebPush, SubscriptionRefused, SubscriptionTak
 from notifications.models import Delivery, PushDevice
 from tests.fakes.push_service import encode
 from tests.notifications.posting import VAPID_PRIVATE_KEY, VAPID_PUBLIC_KEY, post
-from tests.sessions.rescues import person
+from tests.sessions.rescues import fleet, person
 
 pytestmark = pytest.mark.django_db
 
@@ -190,3 +193,24 @@ def test_message_to_one_device_needs_no_more_than_its_row() -> None:
     subscribe(alice)
     (row,) = post(alice)
     assert outbox.standing(row.subject) == {alice.pk: "trying"}  # type: ignore[arg-type]
+
+
+def test_manager_sees_the_devices_and_messages_of_the_own_fleet_alone() -> None:
+    fiona, alice, charlie = person("Fiona"), person("Alice"), person("Charlie", of="South")
+    fiona.is_staff = True
+    fiona.save()
+    fiona.user_permissions.set(Permission.objects.all())
+    for user, owner in ((alice, "North"), (charlie, "South")):
+        subscribe(user, f"https://fcm.googleapis.com/{owner}", name=f"{owner}'s phone")
+        post(user, fleet=fleet(owner), title=f"Help in the {owner}")
+    client = Client()
+    client.force_login(fiona, backend="django.contrib.auth.backends.ModelBackend")
+    for model, own, others in (
+        (PushDevice, "North&#x27;s phone", "South&#x27;s phone"),
+        (Delivery, "Help in the North", "Help in the South"),
+    ):
+        listing = reverse(f"admin:notifications_{model._meta.model_name}_changelist")
+        page = client.get(listing).content.decode()
+        assert own in page and others not in page
+        of_charlie = model._default_manager.get(**{"user" if model is PushDevice else "recipient": charlie})
+        assert client.get(f"{listing}{of_charlie.pk}/change/").status_code == 302, "there is no such row for her"
