@@ -46,7 +46,7 @@ def receive(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return _problem(405, "method_not_allowed", "Amazon SNS posts here; nobody else need.", Allow="POST")
     counter = f"sns.rubbish.{_neighbourhood(request)}"
-    if cache.get(counter, 0) >= RUBBISH_A_MINUTE:
+    if _rubbish(counter) >= RUBBISH_A_MINUTE:
         # Not 429, after which SNS may give a message up: its senders' addresses are everybody's who uses SNS.
         return _problem(503, "too_many", "Too much from this address could not be believed.", **{"Retry-After": "60"})
     try:
@@ -79,11 +79,7 @@ def _take(body: bytes, topic: Topic) -> HttpResponse:
 
 def _not_taken(request: HttpRequest, counter: str, status: int, words: str) -> HttpResponse:
     """The answer, the same whatever was wrong in detail: only the security record has that."""
-    cache.add(counter, 0, timeout=60)
-    try:
-        cache.incr(counter)
-    except ValueError:  # it ended just now
-        cache.set(counter, 1, timeout=60)
+    _rubbish(counter, more=1)
     since = timezone.now() - timedelta(hours=1)
     if SecurityEvent.objects.filter(kind="sns_refused", at__gt=since)[:ROWS_AN_HOUR].count() < ROWS_AN_HOUR:
         address = request.META.get("REMOTE_ADDR", "")[:64]
@@ -95,6 +91,16 @@ def _not_taken(request: HttpRequest, counter: str, status: int, words: str) -> H
         413: ("body_too_large", f"Expected a message of at most {sns_messages.BODY_LIMIT} bytes."),
     }[status]
     return _problem(status, code, detail)
+
+
+def _rubbish(counter: str, *, more: int = 0) -> int:
+    """How much came from an address in a minute; none where the cache is away, which keeps nobody from being heard."""
+    try:
+        cache.add(counter, 0, timeout=60)
+        return int(cache.incr(counter, more))
+    except Exception as error:  # of many kinds, by the cache's own
+        logger.warning("Cannot count what is refused at /hooks/sns/ (%s)", type(error).__name__)
+        return 0
 
 
 def _problem(status: int, code: str, detail: str, **headers: str) -> HttpResponse:

@@ -469,6 +469,16 @@ def test_rubbish_is_bounded_in_rows_and_in_what_is_read(monkeypatch: pytest.Monk
     assert post(Signer().notification(sns.message_for([mine])), REMOTE_ADDR="192.0.2.7").status_code == 200
 
 
+@pytest.mark.usefixtures("known")
+def test_cache_that_is_away_keeps_nobody_from_being_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("redis is away")
+
+    monkeypatch.setattr(sns_hook.cache, "add", away)
+    assert post(Signer().notification("{}")).status_code == 200
+    assert post(b"rubbish").status_code == 400
+
+
 def test_only_posts_are_taken() -> None:
     response = Client().get("/hooks/sns/")
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
