@@ -96,7 +96,8 @@ class _Found:
 
 def _server(far: FarSide, **environment: str) -> contextlib.AbstractContextManager[Server]:
     return server(
-        GATEWAY="tests.fakes.gateway_driver.NeverReady", VAPID_PRIVATE_KEY=make_vapid_key(), PUSH_SERVICES=far.origin,
+        "--no-keeper",
+        GATEWAY="tests.fakes.gateway_driver.ReadyAtOnce", VAPID_PRIVATE_KEY=make_vapid_key(), PUSH_SERVICES=far.origin,
         # Only the first step of the ladder is looked at.
         ASK_NEXT_AFTER_S="600", **environment,
     )  # fmt: skip

@@ -74,15 +74,16 @@ def desktop(session: str) -> dict[str, Any]:
 
 
 def duty(devices: list[list[dict[str, str]]], machines: int) -> list[dict[str, Any]]:
-    """A person for each list of devices, on duty at a site of their own; the machines, spread over these sites."""
+    """A person for each list of devices, on duty at a site of their own, two a fleet; and machines, over these sites."""
     from datetime import time as clock_time
 
     from machines.models import Fleet, Machine, MachineModel, Shift, Site
     from machines.services import issue_token
 
-    fleet, model = Fleet.objects.get(slug="north"), MachineModel.objects.get()
-    sites = []
+    model, sites = MachineModel.objects.get(), []
     for number, person in enumerate(_people("duty", devices)):
+        # Fleets of a size that no rescue waits for a gateway, which is another matter.
+        fleet, _ = Fleet.objects.get_or_create(name=f"Fleet {number // 2}", slug=f"fleet-{number // 2}")
         site = Site.objects.create(
             fleet=fleet, name=f"Site {number}", city="Milano", country="IT", time_zone="Europe/Rome"
         )
@@ -100,7 +101,7 @@ def duty(devices: list[list[dict[str, str]]], machines: int) -> list[dict[str, A
     for number in range(machines):
         operator = number % len(sites)
         machine = Machine.objects.create(
-            fleet=fleet, site=sites[operator], model=model, serial=f"D-{number:04}",
+            fleet=sites[operator].fleet, site=sites[operator], model=model, serial=f"D-{number:04}",
             vpn_address=f"127.126.{number // 250}.{number % 250 + 1}",
         )  # fmt: skip
         made.append({"token": issue_token(machine), "address": machine.vpn_address, "operator": operator})

@@ -1,6 +1,6 @@
 """Gateways in memory: they start well, slowly, not at all, or start and then say that they did not; and they die.
 
-`NeverReady` is for servers of which only what goes before and beside a desktop is looked at.
+`NeverReady` and `ReadyAtOnce` are for servers of which only what goes before and beside a desktop is looked at.
 """
 
 from __future__ import annotations
@@ -115,3 +115,13 @@ class NeverReady:
 
     def running(self) -> list[str]:
         return []
+
+
+class ReadyAtOnce(NeverReady):
+    """Gateways that are there and answer nobody; for servers with no keeper, that would want to join them."""
+
+    def start(self, request: GatewayRequest) -> GatewayStatus:
+        return GatewayStatus("ready", "127.0.0.1", 9)
+
+    def describe(self, attempt_id: str, handle: Handle) -> GatewayStatus:
+        return GatewayStatus("ready", "127.0.0.1", 9)
