@@ -24,6 +24,8 @@ from sessions.models import Attachment, SupportSession
 
 MACHINES_A_PAGE = 50
 RESCUES_A_PAGE = 20
+# As many as the page itself asks for afterwards.
+MISSED_SHOWN = 50
 # What one may do at a desktop, the most first, and the role that one joins in for it.
 _ROLES = {"control": Attachment.Role.CONTROLLER.value, "watch": Attachment.Role.WATCHER.value}
 
@@ -36,7 +38,14 @@ def queue(request: HttpRequest) -> HttpResponse:
     operator = fleet_selectors.operator_of(user)
     if operator is None:
         return render(request, "portal/no_operator.html", status=403)
-    state = _state(user, sessions=selectors.cards(selectors.open_sessions_for(user), viewer=user))
+    state = _state(
+        user,
+        sessions=selectors.cards(selectors.open_sessions_for(user), viewer=user),
+        # None for those who watch over nobody: their page does not ask.
+        missed=selectors.cards(selectors.missed_sessions_for(user)[:MISSED_SHOWN], viewer=user)
+        if operator.is_supervisor
+        else None,
+    )
     context = {"state": state, "fleets": fleet_selectors.fleets_of(user), **alarm_context(user)}
     return render(request, "portal/queue.html", context)
 

@@ -12,6 +12,7 @@ from django.utils import timezone
 from machines.models import Operator
 from machines.own_rota import DAYS, Turn
 from machines.rota_rows import zone_of
+from portal import message_words
 from sessions.models import SupportSession
 from sessions.states import EndReason
 
@@ -102,7 +103,11 @@ def moment_words(at: datetime, now: datetime | None = None) -> str:
 def away_words(operator: Operator | str) -> str:
     """What somebody's own switch says, by their own clock: "Away", "Away until 18:00"; empty: available, or nobody."""
     now = timezone.now()
-    if not isinstance(operator, Operator) or operator.is_available or (operator.away_until is not None and operator.away_until <= now):
+    if (
+        not isinstance(operator, Operator)
+        or operator.is_available
+        or (operator.away_until is not None and operator.away_until <= now)
+    ):
         return ""
     if operator.away_until is None:
         return "Away"
@@ -143,3 +148,10 @@ def hours_here(turn: Turn) -> str:
     if starts.utcoffset() == turn.starts.utcoffset():
         return ""
     return f"{starts:%H:%M}–{ends:%H:%M}"
+
+
+register.filter("told_kind", message_words.kind_words)
+register.filter("told_state", message_words.state_words)
+register.filter("told_name", message_words.name_of)
+register.filter("told_way", message_words.way_of)
+register.filter("told_advice", message_words.advice)

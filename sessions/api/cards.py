@@ -32,6 +32,7 @@ class ClipboardSerializer(serializers.Serializer):  # type: ignore[type-arg]
 
 
 class AskedPersonSerializer(serializers.Serializer):  # type: ignore[type-arg]
+    id = serializers.IntegerField(allow_null=True, help_text="Null for the address of last resort.")
     name = serializers.CharField()
     at = serializers.DateTimeField()
     rung = serializers.ChoiceField(choices=["operators", "supervisors", "last_resort"])
@@ -46,6 +47,7 @@ class AskingSerializer(serializers.Serializer):  # type: ignore[type-arg]
 
     sentence = serializers.CharField()
     people = AskedPersonSerializer(many=True)
+    next = serializers.CharField(help_text="Whom the next step asks, in words; empty: nobody.")
     next_at = serializers.DateTimeField(allow_null=True, help_text="When the next step is due; null: never.")
     stood_in = serializers.CharField(help_text="Why another answer stood in for telemetry's own; empty: it did not.")
 

@@ -75,6 +75,7 @@ function rowOf(card) {
         el("span", {}, icon("machine"), el("span", { text: machineName(card.machine) })),
         el("span", {}, icon("clock"), el("time", { datetime: card.requested_at, title: dateAndTime(card.requested_at) })),
       ),
+      el("p", { class: "asking small" }, icon("bell"), el("span", { text: [card.asking?.sentence, card.asking?.stood_in].filter(Boolean).join(" ") || "Nobody came." })),
     ),
     el("div", { class: "act" }, button("Looked at", { icon: "check", click: (event) => lookedAt(card, event.currentTarget), "aria-describedby": titleId })),
   );
