@@ -67,7 +67,8 @@ class MailServer:
         def say(line: str) -> None:
             handler.wfile.write(f"{line}\r\n".encode())
 
-        sender, recipients = "", []
+        sender = ""
+        recipients: list[str] = []
         time.sleep(self.stall_s)
         say("220 fake")
         while line := handler.rfile.readline():

@@ -170,7 +170,7 @@ def test_message_that_the_judge_no_longer_wants_is_withdrawn_and_not_sent(push_s
 
     def judge(*about: Any) -> bool:
         asked.append(about)
-        return about[2] == bob.pk
+        return bool(about[2] == bob.pk)
 
     outbox.register_judge(judge)
     subject = uuid.uuid4()
@@ -373,7 +373,7 @@ def test_message_says_nothing_of_how_it_is_kept(push_service: PushService) -> No
     phone = push_service.browser()
     subscribe(alice, phone)
     with sending():
-        post(alice, **{"title": message().title})
+        post(alice, title=message().title)
         push_service.wait_for(1)
     assert set(phone.pushes[0].payload) == {
         "v", "kind", "title", "body", "url", "tag", "subject", "actions", "silent", "at",

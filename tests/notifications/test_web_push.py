@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -139,6 +140,7 @@ async def test_push_service_that_is_not_there_is_tried_again(push_service: PushS
 async def test_keys_that_are_none_are_a_refusal_and_no_crash(push_service: PushService) -> None:
     good = parcel_for(push_service.browser())
     channel = WebPush()
+    wrong: Any
     for wrong in ({"p256dh": ""}, {"p256dh": "AAAA"}, {"auth": ""}, {"p256dh": "!" * 87}, {"p256dh": "BA" + "A" * 85}):
         with pytest.raises(DeliveryError, match="keys") as refused:
             await channel.send(replace(good, **wrong))
@@ -154,7 +156,7 @@ async def test_pushes_to_one_service_share_connections(push_service: PushService
         await channel.send(parcel_for(push_service.browser()))
     client = channel._client
     assert client is not None and client.connector is not None
-    assert sum(len(kept) for kept in client.connector._conns.values()) == 1  # type: ignore[attr-defined]
+    assert sum(len(kept) for kept in client.connector._conns.values()) == 1
     await asyncio.gather(*(channel.send(parcel_for(push_service.browser())) for _ in range(20)))
     await channel.close()
     assert push_service.problems == []
