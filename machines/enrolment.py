@@ -62,7 +62,7 @@ def require_vpn() -> None:
         )
 
 
-def issue_code(machine: Machine, *, user: User, now: datetime | None = None) -> IssuedCode:
+def issue_code(machine: Machine, *, user: User | None, now: datetime | None = None) -> IssuedCode:
     """A new code for the machine; the ones before it that nobody has used end with it.
 
     Raises NoVpn, and IdentityError for a machine that is admitted nowhere.

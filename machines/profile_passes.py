@@ -24,6 +24,7 @@ from machines.telemetry import builtin
 from machines.telemetry.base import (
     Invitation,
     InvitingDriver,
+    MachineUnknown,
     Profile,
     TelemetryDriver,
     TelemetryError,
@@ -76,7 +77,8 @@ class ProfilePasses:
         due = _open().filter(next_try_at__lte=self.now()).order_by("next_try_at", "pk").values_list("pk", flat=True)
         for pk in list(due[:_A_PASS]):
             try:
-                self._look_at(pk)
+                if not self._look_at(pk):
+                    break  # the line is down: the others would wait as long for nothing, and are due at the next pass
             except (OperationalError, InterfaceError):
                 raise
             except Exception:
@@ -87,19 +89,27 @@ class ProfilePasses:
             enrolment.forget_answers(now=now)
             builtin.forget_stale(now=now)
 
-    def _look_at(self, pk: int) -> None:
+    def _look_at(self, pk: int) -> bool:
+        """Whether telemetry works, as far as one delivery tells."""
         delivery = self._take(pk)
         if delivery is None:
-            return
+            return True
         try:
             driver = self.driver()
-        except TelemetryError as error:  # its settings are wrong: nothing is lost until they are right
-            _open().filter(pk=pk).update(last_error=str(error)[:200])
-            return
-        if isinstance(driver, InvitingDriver):
-            self._invite(delivery, driver)
-        else:
-            self._deliver(delivery, driver)
+            if isinstance(driver, InvitingDriver):
+                self._invite(delivery, driver)
+            else:
+                self._deliver(delivery, driver)
+        except FleetError as error:
+            self._give_up(delivery, str(error))
+        except TelemetryError as error:
+            logger.warning("Telemetry did not take the profile of %s: %s", delivery.machine.serial, error)
+            if error.permanent:
+                self._give_up(delivery, str(error))
+            else:
+                _open().filter(pk=pk).update(last_error=str(error)[:200])
+                return isinstance(error, MachineUnknown)
+        return True
 
     def _invite(self, delivery: ProfileDelivery, driver: InvitingDriver) -> None:
         machine, user = delivery.machine, delivery.requested_by
@@ -114,39 +124,18 @@ class ProfilePasses:
         used = EnrolmentCode.objects.filter(machine=machine, used_at__gte=delivery.requested_at)
         enrolled = used.select_related("identity").defer("answer").order_by("-used_at").first()
         serial = enrolled.identity.serial if enrolled and enrolled.identity else ""
-        try:
-            identities.require_admissible(machine)
-            if enrolled is None:
-                driver.invite(machine, invitation)
-                _open().filter(pk=delivery.pk).update(last_error="")
-                return
-            driver.end_invitation(machine, invitation, profile_version=serial)
-        except FleetError as error:
-            self._give_up(delivery, str(error))
-        except TelemetryError as error:
-            self._failed(delivery, error)
+        identities.require_admissible(machine)
+        if enrolled is None:
+            driver.invite(machine, invitation)
+            _open().filter(pk=delivery.pk).update(last_error="")
         else:
+            driver.end_invitation(machine, invitation, profile_version=serial)
             self._delivered(delivery, serial)
 
     def _deliver(self, delivery: ProfileDelivery, driver: TelemetryDriver) -> None:
-        try:
-            profile = self._made(delivery)
-        except FleetError as error:
-            self._give_up(delivery, str(error))
-            return
-        try:
-            driver.deliver_profile(delivery.machine, profile)
-        except TelemetryError as error:
-            self._failed(delivery, error)
-        else:
-            self._delivered(delivery, profile.identity_serial)
-
-    def _failed(self, delivery: ProfileDelivery, error: TelemetryError) -> None:
-        logger.warning("Telemetry did not take the profile of %s: %s", delivery.machine.serial, error)
-        if error.permanent:
-            self._give_up(delivery, str(error))
-        else:
-            _open().filter(pk=delivery.pk).update(last_error=str(error)[:200])
+        profile = self._made(delivery)
+        driver.deliver_profile(delivery.machine, profile)
+        self._delivered(delivery, profile.identity_serial)
 
     def _delivered(self, delivery: ProfileDelivery, serial: str) -> None:
         with transaction.atomic():

@@ -17,6 +17,7 @@ _listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
 WORK = "work"
 ASKING = "asking"
+PROFILES = "profiles"  # nobody rings it yet: who waits for it hears the ring that tells to stop
 
 
 def ring(whom: str = WORK) -> None:

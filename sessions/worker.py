@@ -1,8 +1,8 @@
 """The worker: brings about what the rows wish for, again and again, and whatever died half-way is taken up or undone.
 
 Several may run, as threads here or as processes elsewhere: leases and guarded UPDATEs keep them apart. The bell wakes
-it at once when something changed in this process; a look every second finds the rest. Who asks people for help, and
-what sends messages, are threads of their own: a gateway that takes its time must not delay them.
+it at once when something changed in this process; a look every second finds the rest. Who asks people for help, who
+brings profiles to machines, and what sends messages, are threads of their own: none must delay another.
 """
 
 from __future__ import annotations
@@ -50,13 +50,11 @@ class Worker:
         self.name = name[:64]
         self._gateways = GatewayPasses(self.name, now, driver_for)
         self._endings = EndingPasses(now, vpn)
-        self._profiles = ProfilePasses(now)
 
     def run_pass(self) -> None:
         """Looks at everything once. Raises when the database is away; one thing's failure is only logged."""
         self._gateways.run()
         self._endings.run()
-        self._profiles.run()
 
     def run_for_ever(self, stop: threading.Event) -> None:
         """Passes until `stop` is set; nothing that goes wrong ends it."""
@@ -95,8 +93,20 @@ class Asker:
         _run_for_ever(self.name, self.run_pass, stop, whom=bell.ASKING, poll_s=ASKER_POLL_S)
 
 
+class Porter:
+    """Who brings profiles to their machines: by telemetry, which may be slow, and no rescue waits for that."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._passes = ProfilePasses()
+
+    def run_for_ever(self, stop: threading.Event) -> None:
+        """Passes until `stop` is set; nothing that goes wrong ends it."""
+        _run_for_ever(self.name, self._passes.run, stop, whom=bell.PROFILES, poll_s=POLL_S)
+
+
 def start_threads(count: int, *, process: str, stop: threading.Event) -> list[threading.Thread]:
-    """Starts `count` workers of this process, its asker and its sender; join them after setting `stop`.
+    """Starts `count` workers of this process, its asker, porter and sender; join them after setting `stop`.
 
     Ringing the bell then spares a moment. `process` is the name of the process's SignOfLife: its leases are free as
     soon as it is dead.
@@ -105,6 +115,7 @@ def start_threads(count: int, *, process: str, stop: threading.Event) -> list[th
     hands: list[tuple[str, Callable[[threading.Event], None]]] = [
         *((f"worker {number}", Worker(f"{process}:{number}").run_for_ever) for number in range(1, count + 1)),
         ("asker", Asker(f"{process}:asker").run_for_ever),
+        ("porter", Porter(f"{process}:porter").run_for_ever),
         ("sender", Sender(f"{process}:sender").run_for_ever),
     ]
     for name, run_for_ever in hands:

@@ -116,7 +116,7 @@ class _Connection:
     def carry(self, request: Request, deadline: float) -> Answer:
         self.is_reusable = False
         if self._http.sock is None:
-            self._http.sock = _Timed(self._connect(deadline), deadline)  # type: ignore[assignment]
+            self._http.sock = _Timed(self._connect(deadline), deadline)
         timed = cast(_Timed, self._http.sock)
         timed.deadline = deadline
         parts = urlsplit(request.url)

@@ -92,9 +92,10 @@ class TelemetryWeb:
         parameters = result.parameters
         if parameters.get("alg") != "hmac-sha256" or parameters.get("keyid") != KEY_ID:
             return f"found {parameters}"
-        if parameters.get("expires", 0) - parameters["created"] > 60:
+        created, expires = parameters.get("created"), parameters.get("expires")
+        if not isinstance(created, int) or not isinstance(expires, int) or expires - created > 60:
             return "it is good for too long"
-        if abs(parameters["created"] - datetime.now(UTC).timestamp()) > 60:
+        if abs(created - datetime.now(UTC).timestamp()) > 60:
             return "it is stale"
         with self._lock:
             nonce = str(parameters.get("nonce", ""))

@@ -168,8 +168,8 @@ def test_what_is_wrong_is_said_in_words(app: TelemetryWeb, driver: HttpTelemetry
 
 def test_connection_that_was_closed_meanwhile_costs_nothing(app: TelemetryWeb, driver: HttpTelemetry) -> None:
     driver.who_is_responsible(at_this_moment(), now=NOW)
-    idle = driver._client._idle[0][1]
-    idle._http.sock._socket.shutdown(2)  # type: ignore[attr-defined]
+    kept: Any = driver._client._idle[0][1]
+    kept._http.sock._socket.shutdown(2)
     driver.who_is_responsible(at_this_moment(), now=NOW)
     assert app.connections == 2
 

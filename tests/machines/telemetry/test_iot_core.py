@@ -44,7 +44,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 @pytest.fixture(scope="module")
 def aws_of_the_tests() -> Iterator[Iot]:
     """moto's server, and clients of it: they take seconds to make, so there is one of each."""
-    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.iot.models import iot_backends
     from moto.server import ThreadedMotoServer
 
