@@ -9,7 +9,7 @@ from django.views.generic import RedirectView
 
 from machines.api.enrolment import EnrolView
 from notifications import sns_hook
-from portal import app_files, availability_pages, device_pages, health, machine_pages, message_pages, views
+from portal import app_files, availability_pages, device_pages, health, machine_now, machine_pages, message_pages, views
 from portal.api.schema import SchemaView
 
 admin.site.site_header = admin.site.site_title = "Portafilter"
@@ -31,6 +31,7 @@ urlpatterns = [
     path("machines/new/", machine_pages.register, name="machine-new"),
     path("machines/alarms/", machine_pages.alarms, name="machine-alarms"),
     path("machines/<int:machine_id>/vpn/", machine_pages.vpn, name="machine-vpn"),
+    path("machines/<int:machine_id>/now/", machine_now.now, name="machine-now"),
     path("machines/<int:machine_id>/enrolment/", machine_pages.code, name="machine-code"),
     path("machines/<int:machine_id>/profile/", machine_pages.profile, name="machine-profile"),
     path("machines/<int:machine_id>/profile/download/", machine_pages.download, name="machine-download"),

@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 from machines import registration
 from machines import selectors as fleet_selectors
 from machines.models import Machine, User
+from portal.machine_now import now_context
 from portal.machine_pages import alarm_context, vpn_context
 from sessions import attachments, selectors
 from sessions.errors import SupportError
@@ -99,7 +100,7 @@ def machine(request: HttpRequest, machine_id: int) -> HttpResponse:
         user, id=found.pk, open_session=selectors.card(open_session, viewer=user) if open_session is not None else None
     )
     history = Paginator(_ended_rescues(found), RESCUES_A_PAGE).get_page(request.GET.get("page"))
-    context = {"state": state, "history": history, **vpn_context(found, user)}
+    context = {"state": state, "history": history, **vpn_context(found, user), **now_context(found, user)}
     return render(request, "portal/machine.html", context)
 
 

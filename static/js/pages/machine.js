@@ -2,6 +2,7 @@
 
 import "./common.js";
 import { sessions } from "../api.js";
+import { asking } from "../asking.js";
 import * as attention from "../attention.js";
 import { isEnding } from "../cards.js";
 import { announce, el, icon, pageState, setText } from "../dom.js";
@@ -13,6 +14,7 @@ const first = pageState("machine-state");
 const banner = document.querySelector("[data-open-rescue]");
 let open = first.open_session;
 let waited = null;
+let who = null;
 
 function draw() {
   if (!open) {
@@ -20,6 +22,7 @@ function draw() {
     return;
   }
   waited = el("span", { class: "figures" });
+  who = el("p", { class: "small figures" });
   banner.replaceChildren(
     el(
       "div",
@@ -29,7 +32,7 @@ function draw() {
         "div",
         {},
         el("p", {}, el("strong", { text: problemText(open.problem) }), " · ", open.state_label, " · asked ", waited, " ago"),
-        el("p", { class: "small", text: open.operator ? `${open.operator.name} has it.` : "Nobody has claimed it yet." }),
+        who,
         el("div", { class: "buttons" }, el("a", { class: "button strong", href: `/sessions/${open.id}/` }, "Open the rescue")),
       ),
     ),
@@ -38,7 +41,9 @@ function draw() {
 }
 
 function tick() {
-  if (open && waited) setText(waited, duration(secondsSince(open.requested_at)));
+  if (!open || !waited) return;
+  setText(waited, duration(secondsSince(open.requested_at)));
+  setText(who, open.operator ? `${open.operator.name} has it.` : asking(open.asking, first.me) || "Nobody has claimed it yet.");
 }
 
 function take(card) {
@@ -75,16 +80,19 @@ new Live({
   },
 }).start();
 
-// The VPN's part: the server renders it, and what differs takes the place of what stands here.
+// What goes with the time: the server renders it, and what differs takes the place of what stands here.
 
-const VPN_LOOK_MS = 2500;
+const parts = [
+  [`/machines/${first.id}/vpn/`, 2500, "[data-vpn] [data-live]"],
+  [`/machines/${first.id}/now/`, 10_000, '[data-live="now"]'],
+];
 
-async function lookAtVpn() {
+async function look(address, places) {
   if (document.visibilityState !== "visible") return;
-  const response = await fetch(`/machines/${first.id}/vpn/`, { credentials: "same-origin", signal: AbortSignal.timeout(10_000) });
+  const response = await fetch(address, { credentials: "same-origin", signal: AbortSignal.timeout(10_000) });
   if (!response.ok || response.redirected) return; // signed out, or it left the fleet: the page stays as it was
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-  for (const part of document.querySelectorAll("[data-live]")) {
+  for (const part of document.querySelectorAll(places)) {
     const next = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
     if (!next || next.dataset.version === part.dataset.version) continue;
     if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea")) continue; // somebody types
@@ -93,13 +101,15 @@ async function lookAtVpn() {
   }
 }
 
-async function keepLooking() {
+async function keepLooking(address, every, places) {
   try {
-    await lookAtVpn();
+    await look(address, places);
   } catch {
     // The network is away: the next look tells.
   }
-  setTimeout(keepLooking, VPN_LOOK_MS);
+  setTimeout(keepLooking, every, address, every, places);
 }
 
-if (document.querySelector("[data-live]")) setTimeout(keepLooking, VPN_LOOK_MS);
+for (const [address, every, places] of parts) {
+  if (document.querySelector(places)) setTimeout(keepLooking, every, address, every, places);
+}

@@ -2,6 +2,7 @@
 
 import "./common.js";
 import { Problem, sessions, signInAddress } from "../api.js";
+import { asking } from "../asking.js";
 import * as attention from "../attention.js";
 import { isEnding, isMine, may } from "../cards.js";
 import { askFirst, askToClose, askToHandOver, people, prefetchCauses } from "../closing.js";
@@ -169,6 +170,9 @@ function tick() {
   // The time first: on a phone the line's end may be cut.
   setText(part("where"), wall ? `${wall} in ${card.site.city} · ${card.site.name}` : `${card.site.name}, ${card.site.city}`);
   setText(part("since"), duration(secondsSince(card.requested_at)));
+  const asked = card.operator === null ? asking(card.asking, me) : "";
+  setText(part("asking"), [asked, asked && card.asking.stood_in].filter(Boolean).join(" "));
+  part("asking").hidden = !asked;
   const running = curtain.querySelector("[data-elapsed]");
   if (running) setText(running, stopwatch(secondsSince(running.dataset.elapsed)));
 }

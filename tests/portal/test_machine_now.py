@@ -1,0 +1,61 @@
+"""The part of a machine's page that goes with the time: who would be asked about it now, and what it last said."""
+
+from __future__ import annotations
+
+from datetime import time
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from machines import availability
+from machines.models import Machine, Shift
+from tests.portal.test_pages import as_user
+from tests.sessions.rescues import machine, person
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def a1() -> Machine:
+    return machine("A1")
+
+
+@pytest.fixture
+def client() -> Client:
+    return as_user(person("Alice"))
+
+
+def test_machine_page_says_who_would_be_asked_now(client: Client, a1: Machine) -> None:
+    Shift.objects.create(
+        fleet=a1.fleet, site=a1.site, operator=person("Bob").operator, weekdays="0123456", starts=time(0), ends=time(0)
+    )
+    person("Sue", role="supervisor")
+    page = " ".join(client.get(f"/machines/{a1.pk}/").content.decode().split())
+    asked = page.partition("If help were pressed now")[2].partition("</section>")[0]
+    assert asked.index("Bob") < asked.index("You")
+    assert "on the rota here" in asked
+    assert "Then the supervisors: Sue" in asked
+    alone = client.get(f"/machines/{a1.pk}/now/")
+    assert "If help were pressed now" in alone.content.decode()
+    assert "no-store" in alone["Cache-Control"]
+
+
+def test_machine_page_says_when_nobody_would_be_asked(client: Client, a1: Machine) -> None:
+    availability.set_available(person("Alice").operator, is_available=False)
+    page = client.get(f"/machines/{a1.pk}/now/").content.decode()
+    assert "Nobody is on duty, and the rota has nobody" in page
+    assert "There is no supervisor to ask." in page
+
+
+def test_machine_page_shows_what_the_machine_last_said(client: Client, a1: Machine) -> None:
+    assert "It has not said anything yet" in client.get(f"/machines/{a1.pk}/").content.decode()
+    Machine.objects.filter(pk=a1.pk).update(last_seen_at=timezone.now(), software="<b>9.4</b>", faults=["E17 jammed"])
+    page = client.get(f"/machines/{a1.pk}/now/").content.decode()
+    assert "&lt;b&gt;9.4" in page
+    assert "E17 jammed" in page
+
+
+def test_who_would_be_asked_is_no_other_fleets_business(a1: Machine) -> None:
+    assert as_user(person("Charlie", of="South")).get(f"/machines/{a1.pk}/now/").status_code == 404
+    assert Client().get(f"/machines/{a1.pk}/now/").status_code == 302
