@@ -218,6 +218,7 @@ def _next_at(escalation: Escalation, values: dict[str, Any], found: Step, *, now
 
 
 def _rows(session: SupportSession, found: Step, round_: int, *, now: datetime) -> list[Asked]:
+    fleet = session.fleet
     rows = [
         Asked(
             session=session, user_id=one.user_id, round=round_, rung=rung, why=one.why, is_reachable=one.is_reachable,
@@ -226,11 +227,18 @@ def _rows(session: SupportSession, found: Step, round_: int, *, now: datetime) -
         for one, rung in found.asked
     ]  # fmt: skip
     if found.asks_last_resort:
-        address = ", ".join(filter(None, [session.fleet.last_resort_email, session.fleet.last_resort_phone]))
+        address = ", ".join(filter(None, [fleet.last_resort_email, fleet.last_resort_phone]))
         rows.append(
-            Asked(session=session, address=address, round=round_, rung=Rung.LAST_RESORT, why=_LAST_RESORT_WHY, at=now)
-        )
+            Asked(
+                session=session, address=address, round=round_, rung=Rung.LAST_RESORT, why=_LAST_RESORT_WHY, at=now,
+                is_reachable=_can_tell_last_resort(fleet),
+            )
+        )  # fmt: skip
     return rows
+
+
+def _can_tell_last_resort(fleet: Fleet) -> bool:
+    return outbox.is_address_reachable(email=fleet.last_resort_email, phone=fleet.last_resort_phone)
 
 
 def _events(
@@ -249,7 +257,8 @@ def _events(
     if supervisors := [one.name for one, rung in found.asked if one.is_reachable and rung == Rung.SUPERVISORS]:
         events.append(("supervisors_asked", {"names": supervisors, "round": round_}))
     if found.asks_last_resort:
-        events.append(("last_resort_asked", {"round": round_}))
+        is_told = _can_tell_last_resort(escalation.session.fleet)
+        events.append(("last_resort_asked", {"round": round_, "is_told": is_told}))
     if values["nobody_at"] and not escalation.nobody_at:
         next_duty_at = values.get("next_duty_at", escalation.next_duty_at)
         zone = escalation.session.machine.site.time_zone
@@ -318,9 +327,13 @@ def look_at(session: SupportSession, *, user: User, now: datetime) -> None:
 
 def is_wanted(subject: UUID, kind: str, recipient_id: int | None) -> bool:
     """The outbox's judge: whether a message about a rescue is still true, right before it is sent."""
-    session = SupportSession.objects.filter(pk=subject).first()
+    session = SupportSession.objects.select_related("fleet").filter(pk=subject).first()
     if session is None:
         return False
+    if kind in (messages.ASKED, messages.HANDED_OVER, messages.MISSED) and (
+        not fleet_selectors.colleagues(session.fleet).filter(pk=recipient_id).exists()
+    ):
+        return False  # they have left the fleet while it was on its way
     match kind:
         case messages.ASKED | messages.LAST_RESORT:
             return session.is_open and session.operator_id is None

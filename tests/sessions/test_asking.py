@@ -363,6 +363,34 @@ def test_release_that_the_asker_sees_late_is_a_round_too(cast: None, clock: Cloc
     assert (escalation(session).round, asked(session, 2)) == (2, ["bob"])
 
 
+def test_screens_of_who_gave_it_back_are_replaced_when_another_had_it_at_once(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    send_all(clock)
+    services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    worker.run_pass()
+    services.release(fresh(session), user=person("Alice"), now=clock.tick(1))
+    services.claim(fresh(session), user=person("Bob"), now=clock.tick(1))
+    worker.run_pass()
+    assert told(session, "taken") == ["alice"]
+
+
+def test_what_arrived_in_an_earlier_round_reaches_nobody_in_this_one(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    send_all(clock)
+    services.claim(fresh(session), user=person("Bob"), now=clock.tick(1))
+    services.release(fresh(session), user=person("Bob"), now=clock.tick(1))
+    worker.run_pass()
+    assert asked(session, 2) == ["alice"]
+    send_all(clock, to=["alice"], outcome=Delivery.State.FAILED)
+    clock.tick(1)
+    worker.run_pass()
+    assert asked(session, 2) == ["alice", "sue"]
+
+
 def test_expired_claim_begins_a_round_too(cast: None, clock: Clock) -> None:
     session = press(now=clock())
     worker = asker(Telemetry("alice", "bob"), clock)
@@ -388,6 +416,15 @@ def test_new_operator_is_told_of_a_hand_over_and_oneself_of_none(cast: None, clo
     assert is_wanted(message)
     services.hand_over(fresh(session), to=person("Sue"), user=person("Sue"), now=clock.tick(1))
     assert told(session, "handed_over") == ["bob"], "who takes over knows"
+    assert not is_wanted(message)
+
+
+def test_who_has_left_the_fleet_meanwhile_is_told_nothing_of_it(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    asker(Telemetry("alice"), clock).run_pass()
+    (message,) = Delivery.objects.filter(subject=session.pk)
+    assert is_wanted(message)
+    Operator.objects.get(user=person("Alice")).fleets.clear()
     assert not is_wanted(message)
 
 

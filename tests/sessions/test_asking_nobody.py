@@ -12,7 +12,7 @@ from notifications.models import Delivery
 from sessions import services, words
 from sessions.states import EndReason
 from tests.sessions.asking import Telemetry, asked, asker, card_of, escalation, fresh, kinds, told
-from tests.sessions.rescues import Clock, person, press
+from tests.sessions.rescues import Clock, fleet, person, press
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("web_push_alone")]
 
@@ -69,6 +69,24 @@ def test_somebody_whose_duty_begins_meanwhile_is_asked_then(cast: None, clock: C
     assert asked(session) == ["alice"]
     assert escalation(session).nobody_at is None
     assert words.message_for_machine(fresh(session)).startswith("Help is on its way")
+
+
+def test_last_resort_and_supervisors_are_told_once_whenever_a_duty_begins(cast: None, clock: Clock) -> None:
+    fleet_ = fleet()
+    fleet_.last_resort_email = "help@example.org"
+    fleet_.save()
+    telemetry = Telemetry()
+    telemetry.next_at = clock() + timedelta(minutes=10)
+    session = press(now=clock())
+    worker = asker(telemetry, clock)
+    for minute in range(20):
+        worker.run_pass()
+        clock.tick(60)
+        if minute == 11:
+            telemetry.names = ["bob"]
+            telemetry.next_at = None
+    assert telemetry.asked == 2
+    assert asked(session) == ["sue", "help@example.org"]
 
 
 def test_nobody_and_no_known_time_is_looked_up_once(clock: Clock) -> None:
