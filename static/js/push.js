@@ -32,13 +32,16 @@ export async function here() {
   return subscription ? { subscription, fingerprint: await fingerprintOf(subscription.endpoint) } : null;
 }
 
-/** Asks the person, the browser and the server, in this order; the new device. Call it from a click and nowhere else. */
-export async function askForMessages({ key, person, name = nameOf() }) {
+/**
+ * Asks the person, the browser and the server, in this order; the new device. Call it from a click and nowhere else.
+ * `fresh`: what the browser has is not used, since its push service or the server may have given it up.
+ */
+export async function askForMessages({ key, person, name = nameOf(), fresh = false }) {
   const permission = await Notification.requestPermission();
   if (permission === "denied") throw new PushRefused("You have said no, so nothing is shown here. The browser remembers it: see below how to change it.");
   if (permission !== "granted") throw new PushRefused("Nothing was changed: the browser asks again when you press the button again.");
   const { pushManager } = await worker();
-  const subscription = await subscribe(pushManager, key);
+  const subscription = await subscribe(pushManager, key, fresh);
   try {
     const device = await devices.add({ ...deviceOf(subscription), name });
     await remember({ person, fingerprint: device.fingerprint, name: device.name });
@@ -49,10 +52,11 @@ export async function askForMessages({ key, person, name = nameOf() }) {
   }
 }
 
-async function subscribe(pushManager, key) {
+async function subscribe(pushManager, key, fresh) {
   const before = await pushManager.getSubscription();
-  // After a change of the server's key, or for somebody else: an old one would be of no use, or another's.
-  if (before && base64urlOf(before.options.applicationServerKey ?? new ArrayBuffer(0)) !== key) await before.unsubscribe();
+  // One that was made for another key of the server's is of no use either.
+  const isUseless = before && (fresh || base64urlOf(before.options.applicationServerKey ?? new ArrayBuffer(0)) !== key);
+  if (isUseless) await before.unsubscribe();
   try {
     return await pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: bytesOf(key) });
   } catch (error) {

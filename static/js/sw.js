@@ -71,18 +71,29 @@ async function kept(what) {
 const show = ({ title, options }) => self.registration.showNotification(title, options);
 const standing = (tag) => self.registration.getNotifications({ tag });
 
+let last = Promise.resolve();
+
+/** One at a time: a Chromium asked for what stands there, between keeping a notification and showing it, forgets it. */
+function inTurn(work) {
+  last = last.catch(() => {}).then(work);
+  return last;
+}
+
 self.addEventListener("push", (event) => {
   event.waitUntil(take(event.data?.text() ?? ""));
 });
 
 async function take(text) {
   const message = read(text, self.location.origin);
-  const [before] = await standing(message.tag);
-  const next = notice(message, before?.data);
-  await show(next);
+  const next = await inTurn(async () => {
+    const [before] = await standing(message.tag);
+    const made = notice(message, before?.data);
+    await show(made);
+    return made;
+  });
   // Not waited for: a browser that finds nothing on the screen at the end of a push says something of its own. Where the
   // worker is stopped before, the words stay, without a button and without a sound.
-  if (next.goneAfter) setTimeout(() => close(message), next.goneAfter);
+  if (next.goneAfter) setTimeout(() => inTurn(() => close(message)), next.goneAfter);
   await tellPages({ type: "message", kind: message.kind });
 }
 
@@ -114,12 +125,14 @@ async function claimNow(data, tag) {
   claiming.add(tag);
   try {
     // Without its buttons meanwhile, and on the screen in any case: phones take a pressed one away only when told.
-    await show(afterwards(data, { is: "claiming" }));
+    await inTurn(() => show(afterwards(data, { is: "claiming" })));
     const outcome = await claim(data.subject, fetch);
-    const [now] = await standing(tag);
-    // Told meanwhile that somebody has it, or that it is over: the newer word stays, unless one has it oneself.
-    if (now?.data && now.data.at > data.at && outcome.is !== "mine") return;
-    await show(afterwards(data, outcome));
+    await inTurn(async () => {
+      const [now] = await standing(tag);
+      // Told meanwhile that somebody has it, or that it is over: the newer word stays, unless one has it oneself.
+      if (now?.data && now.data.at > data.at && outcome.is !== "mine") return;
+      await show(afterwards(data, outcome));
+    });
   } finally {
     claiming.delete(tag);
   }

@@ -4,7 +4,7 @@ import "./common.js";
 import { Problem, devices, signInAddress } from "../api.js";
 import { announce, button, el, icon, openDialog, pageState, setText, toast } from "../dom.js";
 import { PushRefused, ability, askForMessages, endMessages, here } from "../push.js";
-import { remember } from "../subscription.js";
+import { recall, remember } from "../subscription.js";
 import { ago, serverTime } from "../times.js";
 
 const first = pageState("devices-state");
@@ -16,6 +16,7 @@ const LOOKS_AFTER_A_TEST = 8;
 
 let known = first.devices;
 let current = null; // this browser's subscription, whoever's it is
+let asker = null; // who asked for it, as the browser remembers
 let busy = false;
 
 const mine = () => known.find((one) => one.fingerprint === current?.fingerprint) ?? null;
@@ -51,7 +52,8 @@ function standing() {
   if (able !== "ready") return able;
   if (!current) return "none";
   const device = mine();
-  if (!device) return "foreign";
+  // One's own that is not in the list was removed from it elsewhere, or its push service gave it up.
+  if (!device) return asker === first.me.id ? "none" : "foreign";
   return device.disabled_at ? "given-up" : "on";
 }
 
@@ -81,7 +83,14 @@ function drawHere() {
 
 async function askHere(event) {
   await during(event.currentTarget, async () => {
-    const device = await askForMessages({ key: first.vapid_public_key, person: first.me.id, name: mine()?.name });
+    const before = mine();
+    const device = await askForMessages({
+      key: first.vapid_public_key,
+      person: first.me.id,
+      name: before?.name,
+      fresh: standing() !== "foreign", // another's changes hands as it is, and is theirs no more
+    });
+    if (before && before.id !== device.id) await devices.remove(before.id);
     await learn();
     announce(`This device gets your messages. It is called ${device.name}.`);
     list.querySelector(`[data-id="${device.id}"] [data-action=test]`)?.focus();
@@ -179,6 +188,7 @@ function draw() {
 
 async function learn() {
   current = ability() === "ready" ? await here() : null;
+  asker = current ? ((await recall())?.person ?? null) : null;
   known = await devices.all();
   draw();
 }

@@ -89,8 +89,29 @@ class Phone:
         self.page.goto(self.address + path)
 
     def has_worker(self) -> None:
-        """Returns when the worker is there and takes messages."""
+        """Returns when the worker is there; notes from now on what it has shown."""
         self.page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+        self.worker.evaluate(
+            """() => {
+                self.told = [];
+                if (self.isWatched) return;
+                self.isWatched = true;
+                const show = registration.showNotification.bind(registration);
+                registration.showNotification = async (title, options) => {
+                    await show(title, options);
+                    told.push(title);
+                };
+            }"""
+        )
+
+    def told(self) -> list[str]:
+        """The titles that the worker has shown since the last push, in their order; all are on the screen or were.
+
+        `shown` must not be asked again and again instead: a Chromium that is asked between keeping a notification and
+        showing it forgets it.
+        """
+        found: list[str] = self.worker.evaluate("() => self.told")
+        return found
 
     @property
     def worker(self) -> Worker:
@@ -98,7 +119,8 @@ class Phone:
         return worker
 
     def push(self, text: str) -> None:
-        """The browser's own push event, as DevTools raises it, with these words."""
+        """The browser's own push event, as DevTools raises it, with these words; what was told before is forgotten."""
+        self.worker.evaluate("() => { self.told = []; }")
         scope = self.address + "/"
         values = {"origin": self.address, "registrationId": self._registrations[scope], "data": text}
         self._devtools.send("ServiceWorker.deliverPushMessage", values)
