@@ -121,6 +121,17 @@ def test_genuine_notification_makes_its_messages_due(version: str, over: dict[st
     assert mine.heard_at is not None
 
 
+@pytest.mark.usefixtures("known")
+def test_notification_makes_no_other_announcements_messages_due() -> None:
+    """Of the same rescue: the next one who is asked is asked when it is their turn."""
+    subject = uuid.uuid4()
+    first, later = announced(subject), announced(subject, name="asked:10")
+    assert post(Signer().notification(sns.message_for([first]))).status_code == 200
+    due = Delivery.objects.filter(next_try_at__lte=timezone.now())
+    assert list(due.values_list("key", flat=True)) == [f"{first.key}:7:web_push:0"]
+    assert later.heard_at is None
+
+
 BAD_ADDRESSES = {
     "a bucket": f"https://s3.amazonaws.com/evil{PATH}",
     "a bucket's host": f"https://sns.{REGION}.s3.amazonaws.com{PATH}",

