@@ -120,6 +120,11 @@ def post_to_address(message: Message, *, email: str = "", phone: str = "", key: 
     return _add(rows)
 
 
+def is_address_reachable(*, email: str = "", phone: str = "") -> bool:
+    """Whether `post_to_address` would put a message down: there is an address, and a way to it here."""
+    return bool(email and settings.NOTIFY_EMAIL_URL) or bool(phone and settings.SMS != "none")
+
+
 def post_to_device(message: Message, *, device: PushDevice, key: str, now: datetime) -> Delivery:
     """Puts the message down for one device alone, in the caller's transaction; the row with this key."""
     return _add([_row(message, Channel.WEB_PUSH, key, now=now, user=device.user, device=device)])[0]

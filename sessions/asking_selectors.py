@@ -103,10 +103,14 @@ def _asked(session: SupportSession) -> list[Asked]:
 
 
 def _sentence(session: SupportSession, row: Escalation, asked: list[Asked]) -> str:
-    names = [_name(one) for one in asked]
+    names = [_name(one) for one in asked if one.is_reachable]
+    people = [_name(one) for one in asked if one.user]
+    unreached = asking_words.unreached(people) if people and not names else ""
     if not session.is_open:
-        so_far = asking_words.progress(names, following="")
+        so_far = unreached or asking_words.progress(names, following="")
         return f"{so_far} Nobody came.".strip()
+    if unreached and row.nobody_at is None:
+        return unreached
     if row.nobody_at is not None or not names:
         zone = session.machine.site.time_zone
         return asking_words.nobody(row.next_duty_at, time_zone=zone, now=timezone.now())

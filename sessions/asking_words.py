@@ -53,7 +53,16 @@ def progress(asked: Sequence[str], *, following: str) -> str:
         return ""
     verb = "were" if len(asked) > 1 else "was"
     next_one = f"; {following} {'are' if following == SUPERVISORS else 'is'} next" if following else ""
-    return f"{listed(asked)} {verb} asked{next_one}."
+    said = listed(asked)
+    if asked[0] == LAST_RESORT:
+        said = said[0].upper() + said[1:]
+    return f"{said} {verb} asked{next_one}."
+
+
+def unreached(names: Sequence[str]) -> str:
+    """Those who were to be asked, when there is no way to tell any of them."""
+    have = "have" if len(names) > 1 else "has"
+    return f"No message could be sent: {listed(names)} {have} no device, e-mail or SMS for it here."
 
 
 SUPERVISORS = "the supervisors"
@@ -75,6 +84,8 @@ def event_sentence(kind: str, detail: Mapping[str, Any], *, at: datetime) -> str
             have = "have" if len(names) > 1 else "has"
             return f"No message can reach {listed(names)}, who {have} no device, e-mail or SMS for it here."
         case "last_resort_asked":
+            if detail.get("is_told") is False:
+                return "The address of last resort could not be told: no e-mail or SMS goes out from here."
             return "The address of last resort was told that nobody has answered."
         case "telemetry_stood_in":
             return str(detail.get("detail", ""))

@@ -6,10 +6,10 @@ import { duration, now, secondsSince } from "./times.js";
 const TOGETHER_MS = 1500;
 const NAMED = 3;
 
-/** "Alice was asked 40 s ago; Bob is next, in 5 s."; the server's own sentence where nobody was asked; "" without one. */
+/** "Alice was asked 40 s ago; Bob is next, in 5 s."; the server's own sentence where nobody could be; "" without one. */
 export function asking(answer, me) {
   if (!answer) return "";
-  const people = answer.people ?? [];
+  const people = (answer.people ?? []).filter((person) => person.reached !== "none");
   if (!people.length) return answer.sentence ?? "";
   const last = Math.max(...people.map((person) => Date.parse(person.at)));
   const together = people.filter((person) => last - Date.parse(person.at) < TOGETHER_MS);
@@ -24,7 +24,9 @@ export function asking(answer, me) {
 }
 
 function names(people, me) {
-  const all = people.map((person) => (person.id === me.id ? "You" : person.name));
+  const mine = people.filter((person) => person.id === me.id).map(() => "You");
+  const all = [...mine, ...people.filter((person) => person.id !== me.id).map((person) => person.name)];
+  all[0] = all[0][0].toUpperCase() + all[0].slice(1);
   if (all.length === 1) return all[0];
   if (all.length > NAMED) return `${all.slice(0, NAMED - 1).join(", ")} and ${all.length - NAMED + 1} more`;
   return `${all.slice(0, -1).join(", ")} and ${all.at(-1)}`;

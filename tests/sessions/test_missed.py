@@ -61,7 +61,9 @@ def test_supervisor_finds_it_until_somebody_has_looked(sue: Client) -> None:
         "looked_at": None,
         "looked_by": None,
     }
-    assert card["asking"]["sentence"] == "Alice and Sue were asked. Nobody came."
+    assert card["asking"]["sentence"] == (
+        "No message could be sent: Alice and Sue have no device, e-mail or SMS for it here. Nobody came."
+    )
     looked = look_at(sue, session).json()
     assert looked["missed"]["looked_by"]["name"] == "Sue" and looked["version"] > card["version"]
     assert listed(sue) == []
