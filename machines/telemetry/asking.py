@@ -2,7 +2,7 @@
 
 A telemetry elsewhere is asked by a few threads of its own, and callers wait TELEMETRY_TIMEOUT_S at most. When it does
 not answer, its last good answer stands in, kept for TELEMETRY_KEEP_S, else Portafilter's own rota, and the answer says
-so. After a few failures in a row nobody waits at all (`breaker`): one trial every few seconds, which delays no one,
+so. After a few failures in a row nobody waits at all (`breaker`): a trial every TRIAL_EVERY_S, which delays no one,
 finds out when telemetry is back. What comes too late for one rescue is kept for the next.
 """
 
@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db.models import Q
+from django.utils import timezone
 
 from machines.models import KeptAnswer, Machine, Operator
 from machines.telemetry import builtin
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Calls at once of one process; with a telemetry that takes 400 ms these are 20 a second.
 AT_ONCE = 8
+TRIAL_EVERY_S = 10.0
 _HEAR_AT_MOST = 100
 _OWN_ROTA = "Portafilter's own rota was used."
 
@@ -134,13 +136,13 @@ class _Way:
         self._breaker = Breaker()
         self._timeout_s = settings.TELEMETRY_TIMEOUT_S
         self._lock = threading.Lock()
+        self._is_ended = threading.Event()
+        self._is_trying = False
         self._given_up: set[_Call] = set()
 
     def ask(self, machines: Sequence[Machine], *, now: datetime) -> dict[int, Duty | str]:
         """Each machine's answer; or a sentence, why there is none."""
         if self._breaker.is_open or len(self._given_up) >= AT_ONCE:
-            if machines and len(self._given_up) < AT_ONCE and self._breaker.take_trial():
-                self._begin(machines[0], now, is_waited_for=False)
             return {machine.pk: "Telemetry is down." for machine in machines}
         calls = [self._begin(machine, now, is_waited_for=True) for machine in machines]
         wait([call.future for call in calls if call.future], timeout=self._timeout_s)
@@ -150,6 +152,7 @@ class _Way:
         self._hands.begin(_get_ready)
 
     def end(self) -> None:
+        self._is_ended.set()
         self._hands.dismiss()
         self._ears.dismiss()
 
@@ -174,7 +177,7 @@ class _Way:
             return call.outcome
         if call.outcome is None:
             if call.is_counted:
-                self._count_failure("no answer in time")
+                self._count_failure(call.machine, "no answer in time")
             return f"Telemetry did not answer within {self._timeout_s:g} s."
         return _sentence(call.outcome)
 
@@ -193,7 +196,7 @@ class _Way:
             if self._breaker.succeeded():
                 logger.warning("Telemetry answers again")
         elif not call.is_counted:
-            self._count_failure("too late" if isinstance(outcome, Duty) else str(outcome)[:300])
+            self._count_failure(call.machine, "too late" if isinstance(outcome, Duty) else str(outcome)[:300])
         with call.lock:
             call.outcome = outcome
             nobody_waits = call.is_given_up
@@ -226,9 +229,25 @@ class _Way:
         with self._lock:
             self._given_up.add(call)
 
-    def _count_failure(self, words: str) -> None:
-        if self._breaker.failed():
-            logger.warning("Telemetry is down, and is tried again every few seconds: %s", words)
+    def _count_failure(self, machine: Machine, words: str) -> None:
+        if not self._breaker.failed():
+            return
+        logger.warning("Telemetry is down, and is tried again every %g s: %s", TRIAL_EVERY_S, words)
+        with self._lock:
+            if not self._is_trying:
+                self._is_trying = True
+                threading.Thread(target=self._try, args=(machine,), name="telemetry trials", daemon=True).start()
+
+    def _try(self, machine: Machine) -> None:
+        """Asks about this machine again and again until telemetry is back; also when nobody presses meanwhile."""
+        while not self._is_ended.wait(TRIAL_EVERY_S):
+            with self._lock:
+                if not self._breaker.is_open:
+                    self._is_trying = False
+                    return
+                has_hands = len(self._given_up) < AT_ONCE
+            if has_hands:
+                self._begin(machine, timezone.now(), is_waited_for=False)
 
 
 _making = threading.Lock()

@@ -77,12 +77,18 @@ def oracle(settings: Settings) -> Iterator[Oracle]:
     found = Oracle()
     _oracles.append(found)
     settings.TELEMETRY = f"{__name__}.the_oracle"
-    settings.TELEMETRY_TIMEOUT_S = 0.15
+    settings.TELEMETRY_TIMEOUT_S = 5.0  # a busy computer's threads start late
     asking.forget()
     yield found
     found.may_answer.set()
     asking.forget()
     _oracles.clear()
+
+
+@pytest.fixture
+def hurry(oracle: Oracle, settings: Settings) -> None:
+    """For tests of what is too slow."""
+    settings.TELEMETRY_TIMEOUT_S = 0.3
 
 
 @pytest.fixture
@@ -97,11 +103,6 @@ def way() -> asking._Way:
 def at_rest() -> bool:
     """Nothing is asked any more, nor being written."""
     return not way()._given_up and not way()._to_hear
-
-
-def let_the_trial_be_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaker = way()._breaker
-    monkeypatch.setattr(breaker, "_clock", lambda: time.monotonic() + 3600)
 
 
 # --- good answers -----------------------------------------------------------------------------------------------------
@@ -166,13 +167,14 @@ def test_last_word_reaches_the_machines_row_if_it_is_news(oracle: Oracle, crew: 
 # --- telemetry is slow, down or wrong ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("hurry")
 def test_slow_telemetry_holds_nobody_and_its_late_answer_is_kept(oracle: Oracle, crew: list[User]) -> None:
     oracle.may_answer.clear()
     begun = time.monotonic()
     found = asking.ask(machine(), now=timezone.now())
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 3
     assert found.source == "builtin"
-    assert found.stood_in == "Telemetry did not answer within 0.15 s. Portafilter's own rota was used."
+    assert found.stood_in == "Telemetry did not answer within 0.3 s. Portafilter's own rota was used."
     oracle.may_answer.set()
     until(KeptAnswer.objects.exists, "the late answer is kept")
 
@@ -230,38 +232,34 @@ def test_driver_that_cannot_be_made_stands_in_nobodys_way(settings: Settings, cr
 def test_after_a_few_failures_nobody_waits_and_one_trial_finds_it_back(
     oracle: Oracle, crew: list[User], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(asking, "TRIAL_EVERY_S", 0.5)
     oracle.answer = TelemetryError("No line.")
     for _ in range(3):
         asking.ask(machine(), now=timezone.now())
     assert oracle.calls == 3
     oracle.answer = duty("bob")
-    for _ in range(20):
-        found = asking.ask(machine(), now=timezone.now())
-    assert oracle.calls == 3, "nobody is asked while the breaker is open"
+    begun = time.monotonic()
+    found = [asking.ask(machine(), now=timezone.now()) for _ in range(5)][-1]
+    assert oracle.calls == 3 or time.monotonic() - begun > 0.5, "no press asks while the breaker is open"
     assert found.stood_in == "Telemetry is down. Portafilter's own rota was used."
-    let_the_trial_be_due(monkeypatch)
     oracle.may_answer.clear()
+    until(lambda: oracle.calls == 4, "a trial, though nobody presses")
     begun = time.monotonic()
     assert asking.ask(machine(), now=timezone.now()).source == "builtin"
-    assert time.monotonic() - begun < 0.14, "the press that makes the trial does not wait for it"
-    asking.ask(machine(), now=timezone.now())
-    until(lambda: oracle.calls == 4, "one trial")
+    assert time.monotonic() - begun < 2, "a press does not wait for the trial"
     oracle.may_answer.set()
     until(lambda: not way()._breaker.is_open, "it is closed by the trial")
     assert names(asking.ask(machine(), now=timezone.now())) == ["bob"]
     assert [record.levelno for record in caplog.records if "Telemetry is down" in record.message] == [logging.WARNING]
 
 
-def test_trial_that_takes_too_long_does_not_close_it(
-    oracle: Oracle, crew: list[User], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("hurry")
+def test_trial_that_takes_too_long_does_not_close_it(oracle: Oracle, crew: list[User]) -> None:
     oracle.may_answer.clear()
     for _ in range(3):
         asking.ask(machine(), now=timezone.now())
-    let_the_trial_be_due(monkeypatch)
-    asking.ask(machine(), now=timezone.now())
-    until(lambda: oracle.calls == 4, "the trial")
-    time.sleep(0.16)  # longer than a press waits
+    trial = way()._begin(machine(), timezone.now(), is_waited_for=False)
+    until(lambda: way()._took(trial) > 0.31, "it has taken longer than a press waits")
     oracle.may_answer.set()
     until(lambda: not way()._given_up, "all are done")
     assert way()._breaker.is_open
@@ -277,11 +275,12 @@ def test_machine_that_telemetry_does_not_know_does_not_make_it_down(oracle: Orac
     assert found.stood_in == "Telemetry does not know A1 of North. Portafilter's own rota was used."
 
 
+@pytest.mark.usefixtures("hurry")
 def test_telemetry_that_hangs_for_ever_costs_a_few_threads_and_no_more(
     oracle: Oracle, crew: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oracle.may_answer.clear()
-    monkeypatch.setattr(way()._breaker, "failed", lambda: False)  # it alone would be enough
+    monkeypatch.setattr(way()._breaker, "failed", lambda: False)  # the breaker alone would be enough
     before, machines = threading.active_count(), [machine(f"M{number}") for number in range(30)]
     asking.ask_all(machines, now=timezone.now())
     begun = time.monotonic()
@@ -295,20 +294,20 @@ def test_telemetry_that_hangs_for_ever_costs_a_few_threads_and_no_more(
     assert names(asking.ask(machines[0], now=timezone.now())) == ["alice", "bob"]
 
 
-def test_many_at_once_are_no_failure_of_telemetry(oracle: Oracle, crew: list[User]) -> None:
+def test_many_at_once_are_no_failure_of_telemetry(oracle: Oracle, crew: list[User], settings: Settings) -> None:
     """Telemetry takes its time with each, and there are more than there are hands: those not begun prove nothing."""
-    machines = [machine(f"M{number}") for number in range(40)]
+    settings.TELEMETRY_TIMEOUT_S = 0.5
+    machines = [machine(f"M{number}") for number in range(48)]
     slow = oracle.who_is_responsible
 
-    def in_50_ms(machine: Machine, *, now: datetime) -> Duty:
-        time.sleep(0.05)
+    def in_100_ms(machine: Machine, *, now: datetime) -> Duty:
+        time.sleep(0.1)
         return slow(machine, now=now)
 
-    oracle.who_is_responsible = in_50_ms  # type: ignore[method-assign]
+    oracle.who_is_responsible = in_100_ms  # type: ignore[method-assign]
     found = asking.ask_all(machines, now=timezone.now())
     answered = [one for one in found.values() if not one.stood_in]
-    assert len(answered) >= asking.AT_ONCE
-    assert len(found) == 40
+    assert asking.AT_ONCE <= len(answered) < len(found) == 48
     until(at_rest, "all are done")
     assert not way()._breaker.is_open
 
@@ -366,7 +365,7 @@ def test_answers_cost_few_queries(oracle: Oracle, crew: list[User], django_asser
 def app(settings: Settings) -> Iterator[TelemetryWeb]:
     with telemetry_web() as found:
         settings.TELEMETRY, settings.TELEMETRY_URL, settings.TELEMETRY_KEY = "http", found.url, KEY
-        settings.TELEMETRY_TIMEOUT_S = 0.3
+        settings.TELEMETRY_TIMEOUT_S = 0.7
         asking.forget()
         yield found
         found.let_go.set()
@@ -382,7 +381,7 @@ def test_rescue_is_not_delayed_by_a_web_app_that_misbehaves(app: TelemetryWeb, c
     app.mood, app.raw = mood, b'{"candidates": 7}'
     begun = time.monotonic()
     found = [asking.ask(machine(), now=now + timedelta(seconds=1)) for _ in range(10)]
-    assert time.monotonic() - begun < 3 * 0.3 + 1.5
+    assert time.monotonic() - begun < 3 * 0.7 + 3
     assert all(names(one) == ["bob"] and one.stood_in.endswith("Its answer of 1 s ago was used.") for one in found)
     assert len([one for one in app.seen if "responsible" in one.path]) == 4, "the breaker has opened"
 
@@ -398,17 +397,11 @@ def test_breaker_opens_after_failures_in_a_row_only() -> None:
     assert breaker.is_open
 
 
-def test_breaker_gives_one_trial_at_a_time_and_closes_by_success() -> None:
-    now = [0.0]
-    breaker = Breaker(failures=1, rest_s=10, clock=lambda: now[0])
-    assert not breaker.take_trial(), "a closed one needs none"
-    breaker.failed()
-    assert not breaker.take_trial()
-    now[0] = 10.0
-    assert [breaker.take_trial(), breaker.take_trial()] == [True, False]
-    assert not breaker.failed()
-    now[0] = 20.0
-    assert breaker.take_trial(), "a trial that never came back does not keep it open for ever"
+def test_breaker_closes_by_success() -> None:
+    breaker = Breaker(failures=1)
+    assert not breaker.succeeded()
+    assert breaker.failed()
+    assert not breaker.failed(), "it is open already"
     assert breaker.succeeded()
     assert not breaker.is_open
 
