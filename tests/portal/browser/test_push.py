@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from django.utils import timezone
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import ViewportSize, expect, sync_playwright
 from pytest_django.fixtures import Settings
 
 from machines.models import User
@@ -31,7 +31,7 @@ from tests.sessions.rescues import person, press
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
-SMALL = {"width": 360, "height": 780}
+SMALL: ViewportSize = {"width": 360, "height": 780}
 Phones = Callable[[User], Phone]
 
 
@@ -198,18 +198,18 @@ def test_claim_on_the_notification_claims_and_the_second_phone_reads_who(phone_o
     assert claimant(session) == person("Alice")
 
 
-def test_open_opens_the_rescue_or_goes_to_its_tab(phone_of: Phones) -> None:
+@pytest.mark.parametrize(("place", "action", "expected"), [("/machines/", "open", "opens"), ("", "", "focuses")])
+def test_open_opens_the_rescue_or_goes_to_its_tab(phone_of: Phones, place: str, action: str, expected: str) -> None:
     session = press("A1")
     alice = ready(phone_of(person("Alice")))
     alice.watch_windows()
-    path = f"/sessions/{session.pk}/"
-    for where, action, expected in (("/machines/", "open", f"opens {path}"), (path, "", f"focuses {path}")):
-        alice.visit(where)
-        alice.push(asked(session))
-        says(alice, "Help at Stazione Centrale")
-        alice.press(action)
-        until(alice.page, lambda expected=expected: alice.windows[-1:] == [expected])
-        assert alice.shown() == []
+    rescue = f"/sessions/{session.pk}/"
+    alice.visit(place or rescue)
+    alice.push(asked(session))
+    says(alice, "Help at Stazione Centrale")
+    alice.press(action)
+    until(alice.page, lambda: alice.windows == [f"{expected} {rescue}"])
+    assert alice.shown() == []
 
 
 def test_replacement_is_silent_has_nothing_to_press_and_goes_by_itself(phone_of: Phones) -> None:
