@@ -72,12 +72,15 @@ class GatewayPasses:
 
     def _want_first(self, session: SupportSession) -> None:
         now = self.now()
-        with transaction.atomic():
-            # Two workers that count at once would both find the last free place (T23).
-            fleet = Fleet.objects.select_for_update().get(pk=session.fleet_id)
-            is_full = gateway_rows.count_live(fleet.pk) >= fleet.max_open_sessions
-            if not is_full:
-                self._want(services.begin_starting(session, now=now), now)
+        # Looked at without a lock first: many may wait, and on SQLite nobody else writes meanwhile.
+        is_full = gateway_rows.count_live(session.fleet_id) >= session.fleet.max_open_sessions
+        if not is_full:
+            with transaction.atomic():
+                # Two workers that count at once would both find the last free place (T23).
+                fleet = Fleet.objects.select_for_update().get(pk=session.fleet_id)
+                is_full = gateway_rows.count_live(fleet.pk) >= fleet.max_open_sessions
+                if not is_full:
+                    self._want(services.begin_starting(session, now=now), now)
         if is_full:
             services.set_notice(session, BUSY, now=now)
 
