@@ -87,17 +87,17 @@ def test_more_stalling_devices_than_places_keep_no_good_one_waiting(
     push_service: PushService, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.SENDER_AT_ONCE = 4
-    monkeypatch.setattr(web_push, "TIMEOUT_S", 2.5)
+    monkeypatch.setattr(web_push, "TIMEOUT_S", 4.0)
     alice, bob = person("Alice"), person("Bob")
-    for _ in range(10):
+    for _ in range(6):
         subscribe(alice, push_service.browser(always=Answer(201, stall_s=30)))
     good = push_service.browser()
     subscribe(bob, good)
     with sending():
         post(alice)
         push_service.wait_for(4)
-        post(bob)
-        until(lambda: good.pushes, "Bob was reached before any stall ended", timeout_s=2.4)
+        post(bob)  # behind two more that stall
+        until(lambda: good.pushes, "Bob was reached before any stall ended", timeout_s=3.9)
 
 
 def test_push_service_that_asks_for_patience_gets_it_and_the_message_arrives(push_service: PushService) -> None:

@@ -1,0 +1,121 @@
+"""Of several senders one has a row; and a row is looked at once more before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from machines.models import User
+from notifications import delivery_rows, sender
+from notifications.channels.base import LONGEST_SEND_S, DeliveryError, lanes
+from notifications.models import Delivery, PushDevice
+from tests.fakes.push_service import Answer, Browser
+from tests.notifications.posting import VAPID_PRIVATE_KEY, post, subscribe
+from tests.sessions.rescues import person
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _has_web_push(settings: Settings) -> None:
+    settings.VAPID_PRIVATE_KEY = VAPID_PRIVATE_KEY
+    settings.PUSH_SERVICES = ["https://fcm.googleapis.com"]
+    settings.NOTIFY_VIA = "direct"
+
+
+def asked(name: str = "Alice") -> Delivery:
+    user = person(name)
+    subscribe(user, Browser(f"https://fcm.googleapis.com/{name}", [], Answer()))
+    (row,) = post(user)
+    return row
+
+
+def lease(owner: str, *, places: int = 10, after_s: float = 0) -> list[Delivery]:
+    now = timezone.now() + timedelta(seconds=after_s)
+    return delivery_rows.lease(lanes(), {"web_push": places}, owner=owner, now=now)
+
+
+def test_row_is_one_senders_until_its_lease_ends() -> None:
+    row = asked()
+    assert lease("first") == [row]
+    assert lease("second") == [] == lease("first")
+    assert lease("second", after_s=31) == [row]
+    row.refresh_from_db()
+    assert (row.lease_owner, row.tries) == ("second", 2)
+
+
+def test_sender_that_looked_at_the_same_moment_gets_nothing() -> None:
+    """The other one leases between this one's look and its UPDATE."""
+    row = asked()
+    others: list[list[Delivery]] = []
+
+    def between(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if sql.startswith("UPDATE") and not others:
+            others.append([])
+            others[0] = lease("quick")
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(between):
+        assert lease("slow") == []
+    assert others == [[row]]
+
+
+def test_late_word_of_a_sender_that_lost_its_lease_counts_nothing() -> None:
+    asked()
+    (first,) = lease("first")
+    (second,) = lease("second", after_s=31)
+    gone = DeliveryError("Too late.", permanent=True)
+    delivery_rows.settle([delivery_rows.Result(first, gone)], lanes(), owner="first", now=timezone.now())
+    second.refresh_from_db()
+    assert (second.state, second.lease_owner) == ("pending", "second")
+
+
+def test_no_more_is_leased_than_there_are_places() -> None:
+    for name in ("Alice", "Bob", "Carla"):
+        asked(name)
+    assert len(lease("first", places=2)) == 2
+    assert len(lease("second", places=0)) == 0
+    assert len(lease("second", places=2)) == 1
+
+
+def test_lease_outlasts_the_longest_send() -> None:
+    longest = LONGEST_SEND_S + sender._LAST_SENDS_S
+    assert delivery_rows.LEASE.total_seconds() > longest
+
+
+@pytest.mark.parametrize("change", ["device", "owner", "disabled", "person", "removed"])
+def test_what_changed_since_posting_is_seen_before_sending(change: str) -> None:
+    row = asked()
+    (leased,) = lease("first")
+    assert delivery_rows.parcel_of(leased).endpoint.endswith("/Alice")
+    devices = PushDevice.objects.all()
+    match change:
+        case "device":
+            devices.delete()
+        case "owner":
+            devices.update(user=person("Bob"))
+        case "disabled":
+            devices.update(disabled_at=timezone.now())
+        case "person":
+            User.objects.update(is_active=False)
+        case "removed":
+            person("Alice").delete()
+    Delivery.objects.update(lease_until=None)
+    (leased,) = lease("second")
+    assert leased.pk == row.pk
+    with pytest.raises(DeliveryError) as refused:
+        delivery_rows.parcel_of(leased)
+    assert refused.value.permanent and str(refused.value).endswith(".")
+
+
+def test_back_off_grows_to_a_minute_and_is_never_the_same_for_all() -> None:
+    for tries, expected_s in ((1, 1), (2, 2), (5, 16), (7, 60), (500, 60)):
+        delays = [delivery_rows.back_off_s(tries) for _ in range(20)]
+        assert all(expected_s <= delay_s <= expected_s * 1.5 for delay_s in delays)
+        assert len(set(delays)) > 1
