@@ -76,11 +76,15 @@ def set_time_zone(operator: Operator, name: str) -> None:
 def set_ways(operator: Operator, *, languages: list[str], wants_email: bool, wants_sms: bool, phone: str) -> None:
     """Says which languages the person speaks, and how they want to be told. All of it or nothing."""
     errors: dict[str, list[str]] = {}
-    for name, check in (("languages", lambda: validate_languages(languages)), ("phone", lambda: _check_phone(phone))):
-        try:
-            check()
-        except ValidationError as error:
-            errors[name] = error.messages
+    try:
+        validate_languages(languages)
+    except ValidationError as error:
+        errors["languages"] = error.messages
+    try:
+        if phone:
+            phone_validator(phone)
+    except ValidationError as error:
+        errors["phone"] = error.messages
     if wants_sms and not phone:
         errors["phone"] = ["For messages by SMS there must be a phone number."]
     if errors:
@@ -152,11 +156,6 @@ def _check_hours(rows: list[Hours]) -> None:
     for (_, end, row), (start, _, other) in zip(stretches, following, strict=True):
         if start < end and len(stretches) > 1:
             raise _refused("hours", f"{_words(row)} and {_words(other)} overlap; make one of them.")
-
-
-def _check_phone(phone: str) -> None:
-    if phone:
-        phone_validator(phone)
 
 
 def _check_moment(field: str, moment: datetime, now: datetime) -> None:

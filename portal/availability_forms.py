@@ -80,7 +80,7 @@ class HoursForm(forms.Form):
     def __init__(self, data: Any = None, *, operator: Operator) -> None:
         rows = list(operator.working_hours.all())
         initial: dict[str, Any] = {"time_zone": operator.time_zone}
-        self._counts: dict[int, int] = {}
+        self._counts: dict[Weekday, int] = {}
         for weekday in Weekday:
             mine = [row for row in rows if row.weekday == weekday]
             self._counts[weekday] = max(STRETCHES, len(mine))
@@ -93,7 +93,7 @@ class HoursForm(forms.Form):
         for weekday, count in self._counts.items():
             for at in range(count):
                 for part, words in (("from", "from"), ("to", "until")):
-                    label = f"{Weekday(weekday).label} {words}" + (", after the break" if at else "")
+                    label = f"{weekday.label} {words}" + (", after the break" if at else "")
                     self.fields[f"{part}_{weekday}_{at}"] = forms.TimeField(
                         required=False,
                         widget=_Time(),
@@ -106,9 +106,9 @@ class HoursForm(forms.Form):
     def days(self) -> Iterator[Day]:
         for weekday, count in self._counts.items():
             pairs = [(self[f"from_{weekday}_{at}"], self[f"to_{weekday}_{at}"]) for at in range(count)]
-            errors = [error for pair in pairs for field in pair for error in field.errors]
+            errors = [str(error) for pair in pairs for field in pair for error in field.errors]
             has_second = any(field.value() for pair in pairs[1:] for field in pair)
-            yield Day(Weekday(weekday).label, pairs, errors, has_second)
+            yield Day(weekday.label, pairs, errors, has_second)
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
@@ -118,7 +118,7 @@ class HoursForm(forms.Form):
                 if any(name in self.errors for name in names):
                     continue
                 starts, ends = (cleaned.get(name) for name in names)
-                day = Weekday(weekday).label
+                day = weekday.label
                 if starts is None and ends is not None:
                     self.add_error(names[0], f"{day}: found an end without a beginning. Type both, or neither.")
                 elif ends is None and starts is not None:
@@ -133,7 +133,7 @@ class HoursForm(forms.Form):
             for at in range(count):
                 starts = self.cleaned_data[f"from_{weekday}_{at}"]
                 if starts is not None:
-                    found.append(Hours(int(weekday), starts, self.cleaned_data[f"to_{weekday}_{at}"]))
+                    found.append(Hours(weekday.value, starts, self.cleaned_data[f"to_{weekday}_{at}"]))
         return found
 
 
