@@ -57,7 +57,7 @@ class HttpTelemetry:
             self._key_id = web_rules.check_key_id(settings.TELEMETRY_KEY_ID)
             key = web_rules.check_key(settings.TELEMETRY_KEY).encode()
         except ValueError as error:
-            raise TelemetryError(f"The settings TELEMETRY_URL, _KEY_ID or _KEY: {error}", permanent=True) from None
+            raise TelemetryError(f"The settings TELEMETRY_URL, _KEY_ID or _KEY: {error}") from None
         self._client = Client(self._url)
         self._signer = HTTPMessageSigner(
             signature_algorithm=HMAC_SHA256,

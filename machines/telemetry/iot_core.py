@@ -34,8 +34,7 @@ class IotCoreTelemetry:
 
     def __init__(self) -> None:
         if not settings.AWS_REGION:
-            words = "AWS_REGION: found nothing, expected the region of the things, as in eu-west-1."
-            raise TelemetryError(words, permanent=True)
+            raise TelemetryError("AWS_REGION: found nothing, expected the region of the things, as in eu-west-1.")
         self._aws = Aws(settings.AWS_REGION)
 
     # --- questions ----------------------------------------------------------------------------------------------------

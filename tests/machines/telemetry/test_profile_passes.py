@@ -14,7 +14,7 @@ from machines.errors import IdentityError, NoVpn
 from machines.models import Machine, ProfileDelivery, SecurityEvent, VpnIdentity
 from machines.profile_passes import ProfilePasses, request_profile
 from machines.telemetry import builtin
-from machines.telemetry.base import Profile, TelemetryError
+from machines.telemetry.base import MachineUnknown, Profile, TelemetryError
 from tests.machines.cast import new_machine
 from tests.sessions.rescues import Clock, person
 
@@ -96,6 +96,31 @@ def test_line_that_is_down_is_tried_again_later_and_later_with_the_same_profile(
     assert VpnIdentity.objects.count() == 1
     assert len(round_.post.taken) == 1
     assert ProfileDelivery.objects.get().last_error == ""
+
+
+def test_line_that_is_down_is_waited_for_once_a_pass(round_: Round) -> None:
+    for number in range(3):
+        request_profile(new_machine(f"A{number}"), user=None)
+    round_.post.answers = [TelemetryError("no line"), MachineUnknown("no such machine there")]
+    round_.at(1)
+    assert round_.post.calls == 1, "the others would wait as long, for nothing"
+    round_.at(1)
+    assert round_.post.calls == 3, "a machine that is not known there says nothing of the others"
+    assert ProfileDelivery.objects.exclude(delivered_at=None).count() == 1
+
+
+def test_driver_whose_settings_are_wrong_loses_nothing(round_: Round) -> None:
+    request_profile(new_machine(), user=None)
+
+    def wrong() -> Post:
+        raise TelemetryError("AWS_REGION: found nothing.", permanent=False)
+
+    passes = ProfilePasses(round_.clock, wrong)
+    round_.clock.tick(1)
+    passes.run()
+    assert ProfileDelivery.objects.get().last_error == "AWS_REGION: found nothing."
+    round_.at(6)
+    assert len(round_.post.taken) == 1
 
 
 def test_driver_that_breaks_is_only_another_try(round_: Round) -> None:
