@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from sessions import bell, gateway_rows, keeper_rows, signs_of_life
+from sessions import bell, keeper_rows, leases, signs_of_life
 from sessions.keeper import InThread, Keeper, Limits, in_thread
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class KeeperSupervisor:
             await self._let_go(set(self._kept), detail="The keeper was told to stop.")
 
     async def _look(self) -> None:
-        await self._in_thread(signs_of_life.bury_dead, gateway_rows.forget_process)
+        await self._in_thread(signs_of_life.bury_dead, leases.forget_process)
         ours: set[UUID] = await self._in_thread(keeper_rows.take, self.name, now=timezone.now())
         over = {pk for pk, kept in self._kept.items() if kept.task.done()} | (self._kept.keys() - ours)
         await self._let_go(over - ours, detail="The rescue ended, or its gateway did.")

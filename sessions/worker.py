@@ -20,9 +20,8 @@ from machines.profile_passes import ProfilePasses
 from machines.telemetry import asking
 from machines.telemetry.base import Duty
 from machines.vpn import base as vpn_base
-from notifications import outbox
 from notifications.sender import Sender
-from sessions import bell, gateway_rows, signs_of_life
+from sessions import bell, leases, signs_of_life
 from sessions.asking_passes import AskingPasses
 from sessions.ending_passes import EndingPasses
 from sessions.gateway_passes import GatewayPasses
@@ -63,7 +62,7 @@ class Worker:
         def run_pass() -> None:
             nonlocal buried_at
             if time.monotonic() - buried_at >= POLL_S:
-                signs_of_life.bury_dead(_forget_process)
+                signs_of_life.bury_dead(leases.forget_process)
                 buried_at = time.monotonic()
             self.run_pass()
 
@@ -143,8 +142,3 @@ def _run_for_ever(name: str, run_pass: Callable[[], None], stop: threading.Event
             bell.wait(seen=seen, timeout_s=poll_s, whom=whom, unless=stop.is_set)
     finally:
         connections.close_all()
-
-
-def _forget_process(name: str) -> None:
-    gateway_rows.forget_process(name)
-    outbox.release(name)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 
 from notifications.models import Delivery
-from sessions import services
+from sessions import leases, services, signs_of_life
 from sessions.models import Asked, Escalation, SessionEvent
+from sessions.signs_of_life import SignOfLife
 from sessions.states import EndReason
 from tests.sessions.asking import Telemetry, asked, asker, fresh, kinds, send_all, told
 from tests.sessions.rescues import Clock, fleet, person, press
@@ -107,3 +111,18 @@ def test_worker_that_paused_before_its_step_changes_nothing_any_more(cast: None,
     assert asked(session) == ["alice"]
     assert SessionEvent.objects.filter(session=session, kind="asked").count() == 1
     assert Escalation.objects.get(session=session).turn == 1
+
+
+def test_what_a_dead_process_was_sending_is_free_for_others(cast: None, clock: Clock, tmp_path: Path) -> None:
+    press(now=clock())
+    asker(Telemetry("alice"), clock).run_pass()
+    with SignOfLife(tmp_path) as living:
+        lease = {"lease_owner": f"{living.name}:sender", "lease_until": clock() + timedelta(seconds=20)}
+        Delivery.objects.update(**lease)
+        assert signs_of_life.bury_dead(leases.forget_process, tmp_path) == []
+        assert Delivery.objects.get().lease_owner
+        name, file = living.name, living._file
+        assert file is not None
+        fcntl.flock(file, fcntl.LOCK_UN)  # as the kernel does when it dies
+        assert signs_of_life.bury_dead(leases.forget_process, tmp_path) == [name]
+    assert Delivery.objects.get().lease_owner == ""
