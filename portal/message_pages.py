@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 
 from machines import selectors
 from machines.models import User
-from notifications import outbox
+from notifications import outbox, sns_health
 from notifications.models import Delivery
 from portal.message_words import advice, who
 
@@ -66,6 +66,7 @@ def told(request: HttpRequest) -> HttpResponse:
         "fleets": fleets,
         "troubles": _troubles(failures.select_related("recipient", "fleet", "device")[:TROUBLES_READ]),
         "days": TROUBLE.days,
+        "wrong_ways": sns_health.sentences(now=now),
     }
     return render(request, "portal/told.html", context)
 

@@ -485,7 +485,7 @@ def test_cache_that_is_away_keeps_nobody_from_being_heard(monkeypatch: pytest.Mo
     def away(*_: object, **__: object) -> None:
         raise ConnectionError("redis is away")
 
-    monkeypatch.setattr(sns_hook.cache, "add", away)
+    monkeypatch.setattr(cache, "add", away)
     assert post(Signer().notification("{}")).status_code == 200
     assert post(b"rubbish").status_code == 400
 
