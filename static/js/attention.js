@@ -81,7 +81,7 @@ function hear(known, card) {
   if (at && at !== askedAt(known)) ring(`${id} ${at}`, stillWaits);
   if (at || (known && isWaiting(known))) return;
   const isForAnybody = () => stillWaits() && !cards.byId.get(id).asking?.people?.length;
-  setTimeout(() => isForAnybody() && ring(`${id} ${card.version}`, isForAnybody), NOBODY_ASKED_MS);
+  setTimeout(() => isForAnybody() && ring(`${id} unasked`, isForAnybody), NOBODY_ASKED_MS);
 }
 
 function show() {

@@ -110,7 +110,13 @@ def test_supervisor_looks_at_what_nobody_answered(sign_in: SignIn) -> None:
     section = sue.page.locator("[data-section=missed]")
     expect(section).to_be_hidden()
     sue.live.cards = [card]
-    asking: dict[str, Any] = {"sentence": "Bob was asked. Nobody came.", "people": [], "next": "", "next_at": None, "stood_in": ""}
+    asking: dict[str, Any] = {
+        "sentence": "Bob was asked. Nobody came.",
+        "people": [],
+        "next": "",
+        "next_at": None,
+        "stood_in": "",
+    }
     over = newer(card, state="closing", end_reason="unanswered", may=[], asking=asking)
     sue.answer("GET", "/sessions/missed/", 200, listing(over))
     sue.visit("/")
