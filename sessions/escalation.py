@@ -331,7 +331,7 @@ def is_wanted(subject: UUID, kind: str, recipient_id: int | None) -> bool:
     if session is None:
         return False
     if kind in (messages.ASKED, messages.HANDED_OVER, messages.MISSED) and (
-        not fleet_selectors.colleagues(session.fleet).filter(pk=recipient_id).exists()
+        not fleet_selectors.colleagues(session.fleet).filter(pk__in=[recipient_id]).exists()
     ):
         return False  # they have left the fleet while it was on its way
     match kind:

@@ -1,4 +1,4 @@
-"""The leases of all kinds that a process may hold when it dies: whoever finds it dead frees them all, worker or keeper."""
+"""The leases of all kinds that a process may hold when it dies: whoever finds it dead, frees them all."""
 
 from __future__ import annotations
 
