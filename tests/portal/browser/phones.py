@@ -89,17 +89,23 @@ class Phone:
         self.page.goto(self.address + path)
 
     def has_worker(self) -> None:
-        """Returns when the worker is there; notes from now on what it has shown."""
+        """Returns when the worker is there; notes from now on what it has shown, and what it asks the server."""
         self.page.evaluate("navigator.serviceWorker.ready.then(() => null)")
         self.worker.evaluate(
             """() => {
                 self.told = [];
+                self.called = [];
                 if (self.isWatched) return;
                 self.isWatched = true;
                 const show = registration.showNotification.bind(registration);
                 registration.showNotification = async (title, options) => {
                     await show(title, options);
                     told.push(title);
+                };
+                const ask = self.fetch;
+                self.fetch = (path, options) => {
+                    called.push(`${options?.method} ${path}`);
+                    return ask(path, options);
                 };
             }"""
         )
@@ -117,6 +123,11 @@ class Phone:
     def worker(self) -> Worker:
         (worker,) = self.context.service_workers
         return worker
+
+    def called(self, ending: str) -> int:
+        """How often the worker has called an address with this ending."""
+        calls: list[str] = self.worker.evaluate("() => self.called")
+        return sum(call.endswith(ending) for call in calls)
 
     def push(self, text: str) -> None:
         """The browser's own push event, as DevTools raises it, with these words; what was told before is forgotten."""
