@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 
 from machines.models import EnrolmentCode, KeptProfile, Machine, ProfileDelivery, VpnConnection, VpnIdentity
 from machines.profile_passes import open_delivery
 from machines.telemetry import builtin
+from machines.telemetry.base import ALIASES
 
 # Twice the time in which a machine's OpenVPN says at least something.
 SILENT_AFTER = timedelta(seconds=20)
@@ -49,9 +51,30 @@ class Standing:
         parts: list[Any] = [
             *[(one.row.pk, one.state) for one in self.identities],
             *[row.pk if row else 0 for row in (self.delivery, self.failed_delivery, self.kept)],
-            self.delivery.last_error if self.delivery else "",
+            self.delivery_words,
         ]
         return ".".join(str(part) for part in parts)
+
+    @property
+    def delivery_words(self) -> str:
+        """How far the profile on its way is, in a sentence; empty where there is none."""
+        if self.delivery is None:
+            return ""
+        error = self.delivery.last_error
+        if self.delivery.identity_id:
+            if error:
+                return f"The profile is made; delivering it is tried again. {error}"
+            return "The profile is made and on its way."
+        if error:
+            return f"Telemetry could not be reached for it; it is tried again. {error}"
+        if self.delivery.attempts:  # without an identity made here: the machine makes its own key
+            return "The machine is invited to enrol, and does so as soon as telemetry reaches it."
+        return "The profile is being made…"
+
+    @property
+    def is_kept_here(self) -> bool:
+        """Whether a profile waits here for its download, rather than going to the machine by telemetry."""
+        return settings.TELEMETRY in {"builtin", ALIASES["builtin"]}
 
 
 def standing_of(machine: Machine, *, now: datetime | None = None) -> Standing:

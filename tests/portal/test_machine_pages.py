@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from machines import enrolment, identities
@@ -85,6 +86,19 @@ def page(client: Client, machine: Machine) -> str:
 def make_profile(client: Client, machine: Machine) -> None:
     client.post(f"/machines/{machine.pk}/profile/")
     ProfilePasses(driver=BuiltinTelemetry).run()
+
+
+def test_page_says_how_far_a_profile_is_that_goes_by_telemetry(alice: Client, settings: Settings) -> None:
+    settings.TELEMETRY = "iot_core"
+    alice.post("/machines/new/", form())
+    machine = Machine.objects.get()
+    assert "The profile is being made" in page(alice, machine)
+    machine.profile_deliveries.update(attempts=1)
+    assert "The machine is invited to enrol, and does so as soon as telemetry reaches it." in page(alice, machine)
+    machine.profile_deliveries.update(last_error="IoT Core, CreateJob: no.")
+    assert "it is tried again. IoT Core, CreateJob: no." in page(alice, machine)
+    machine.profile_deliveries.update(last_error="", delivered_at=timezone.now())
+    assert "it goes to the machine by telemetry" in page(alice, machine)
 
 
 def test_registered_machine_has_an_address_and_a_page(alice: Client) -> None:
