@@ -1,8 +1,8 @@
 """How a delivery's row changes while it is sent: guarded UPDATEs, so that of several senders one has it.
 
 pending → sent, failed or expired. A lease says which sender has it just now, and `tries` counts the leases: a row that
-was leased once may have arrived, whatever is known of it. Single UPDATEs for many rows, and no transaction around them:
-on SQLite nobody else can write while one lasts.
+was leased once may have arrived, whatever is known of it. Single UPDATEs for many rows, and on SQLite no transaction
+around them: nobody else can write while one lasts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db.models import F, Q, QuerySet
 
 from machines.models import Operator, User
-from notifications import bell, outbox, subscriptions
+from notifications import bell, outbox, row_locks, subscriptions
 from notifications.channels.base import DeliveryError, Lane, Parcel
 from notifications.models import Delivery, PushDevice
 
@@ -47,9 +47,8 @@ def lease(lanes: Mapping[str, Lane], free: Mapping[str, int], *, owner: str, now
     if not due:
         return []
     until = now + LEASE
-    Delivery.objects.filter(_unleased(now), pk__in=due, state=State.PENDING).update(
-        lease_owner=owner, lease_until=until, tries=F("tries") + 1
-    )
+    unleased = Delivery.objects.filter(_unleased(now), state=State.PENDING)
+    row_locks.update_free(unleased, due, lease_owner=owner, lease_until=until, tries=F("tries") + 1)
     return list(
         Delivery.objects.filter(pk__in=due, state=State.PENDING, lease_owner=owner, lease_until=until)
         .select_related("recipient__operator", "device__subscription")
@@ -57,14 +56,22 @@ def lease(lanes: Mapping[str, Lane], free: Mapping[str, int], *, owner: str, now
     )
 
 
-def refuse(delivery: Delivery, *, owner: str, now: datetime) -> bool:
-    """Withdraws a leased row that nobody wants any more, before it is sent; whether it did."""
-    if outbox.is_wanted(delivery):
-        return False
-    _leased([delivery], owner).update(
-        state=State.WITHDRAWN, ended_at=now, tries=F("tries") - 1, outcome="Taken back: it was no longer needed."
-    )
-    return True
+def keep_wanted(leased: Sequence[Delivery], *, owner: str, now: datetime) -> list[Delivery]:
+    """Withdraws, before anything is sent, the leased rows that nobody wants any more; the others."""
+    verdicts: dict[tuple[UUID | None, str, int | None], bool] = {}
+    wanted: list[Delivery] = []
+    unwanted: list[Delivery] = []
+    for delivery in leased:
+        about = (delivery.subject, delivery.kind, delivery.recipient_id)
+        if about not in verdicts:
+            verdicts[about] = outbox.is_wanted(delivery)
+        (wanted if verdicts[about] else unwanted).append(delivery)
+    if unwanted:
+        words = "Taken back: it was no longer needed."
+        row_locks.update(
+            _leased(unwanted, owner), state=State.WITHDRAWN, ended_at=now, tries=F("tries") - 1, outcome=words
+        )
+    return wanted
 
 
 def parcel_of(delivery: Delivery) -> Parcel:
@@ -109,9 +116,10 @@ def settle(results: Sequence[Result], lanes: Mapping[str, Lane], *, owner: str, 
     for channel in {delivery.channel for delivery in sent}:
         rows = [delivery for delivery in sent if delivery.channel == channel]
         words = lanes[channel].words if channel in lanes else "It was taken."
-        changed = _leased(rows, owner).update(
-            state=State.SENT, sent_at=now, ended_at=now, outcome=words, lease_owner="", lease_until=None
-        )
+        changed = row_locks.update(
+            _leased(rows, owner),
+            state=State.SENT, sent_at=now, ended_at=now, outcome=words, lease_owner="", lease_until=None,
+        )  # fmt: skip
         if changed < len(rows):
             _make_replacements_due(rows, now=now)
     _note_good_devices(sent, now=now)
@@ -123,14 +131,13 @@ def settle(results: Sequence[Result], lanes: Mapping[str, Lane], *, owner: str, 
 def give_back(deliveries: Sequence[Delivery], *, owner: str) -> None:
     """Frees rows whose sending was broken off; they may have arrived."""
     if deliveries:
-        _leased(deliveries, owner).update(lease_owner="", lease_until=None)
+        row_locks.update(_leased(deliveries, owner), lease_owner="", lease_until=None)
 
 
 def expire(*, now: datetime) -> int:
     """Ends what is of no use any more; of what is just being sent, its sender says what became of it."""
-    return Delivery.objects.filter(_unleased(now), state=State.PENDING, expires_at__lte=now).update(
-        state=State.EXPIRED, ended_at=now, outcome="It could not be sent in time."
-    )
+    late = Delivery.objects.filter(_unleased(now), state=State.PENDING, expires_at__lte=now)
+    return row_locks.update(late, state=State.EXPIRED, ended_at=now, outcome="It could not be sent in time.")
 
 
 def back_off_s(tries: int) -> float:

@@ -17,7 +17,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Q, QuerySet
 
 from machines.models import Fleet, Operator, User
-from notifications import bell, sns, wording
+from notifications import bell, row_locks, sns, wording
 from notifications.models import Delivery, PushDevice
 
 logger = logging.getLogger(__name__)
@@ -86,9 +86,11 @@ def post(
             if by_phone and operator.phone and operator.wants_sms:
                 rows.append(_row(message, Channel.SMS, key, now=now, user=user))
     if message.subject is not None and not message.is_silent:
-        Delivery.objects.filter(
+        silent = Delivery.objects.filter(
             subject=message.subject, recipient__in=people, is_silent=True, state=State.PENDING
-        ).update(state=State.WITHDRAWN, ended_at=now, outcome="Out of date: there is a newer message.")
+        )
+        words = "Out of date: there is a newer message."
+        row_locks.update(silent, state=State.WITHDRAWN, ended_at=now, outcome=words)
         if sns.is_chosen():
             _await_sns(rows, message.subject, key, now=now)
     return _add(rows)
@@ -132,9 +134,9 @@ def post_to_device(message: Message, *, device: PushDevice, key: str, now: datet
 
 def withdraw_from_device(device: PushDevice, *, now: datetime) -> int:
     """Takes back what is not sent to a device, which is about to be another person's; how many messages that were."""
-    return Delivery.objects.filter(device=device, state=State.PENDING).update(
-        state=State.WITHDRAWN, ended_at=now, outcome="Taken back: the device is somebody else's now."
-    )
+    pending = Delivery.objects.filter(device=device, state=State.PENDING)
+    words = "Taken back: the device is somebody else's now."
+    return row_locks.update(pending, state=State.WITHDRAWN, ended_at=now, outcome=words)
 
 
 def withdraw(subject: UUID, *, now: datetime, replacement: Message | None, keep: Collection[int] = ()) -> int:
@@ -144,9 +146,9 @@ def withdraw(subject: UUID, *, now: datetime, replacement: Message | None, keep:
     replacement once, silently. The users in `keep` are left alone. Called again it changes nothing.
     """
     about = Delivery.objects.filter(subject=subject).exclude(recipient__in=[*keep])
-    withdrawn = about.filter(state=State.PENDING, is_silent=False).update(
-        state=State.WITHDRAWN, ended_at=now, outcome="Taken back: it was no longer needed."
-    )
+    loud = about.filter(state=State.PENDING, is_silent=False)
+    words = "Taken back: it was no longer needed."
+    withdrawn = row_locks.update(loud, state=State.WITHDRAWN, ended_at=now, outcome=words)
     replacements = [] if replacement is None else _replacements(about, replacement, now=now)
     if replacements:
         _add(replacements)
@@ -204,9 +206,8 @@ def is_wanted(delivery: Delivery) -> bool:
 
 def release(process: str) -> None:
     """Frees what a process that is dead has leased; `process` begins its senders' names."""
-    freed = Delivery.objects.filter(state=State.PENDING, lease_owner__startswith=f"{process}:").update(
-        lease_owner="", lease_until=None
-    )
+    leased = Delivery.objects.filter(state=State.PENDING, lease_owner__startswith=f"{process}:")
+    freed = row_locks.update(leased, lease_owner="", lease_until=None)
     if freed:
         transaction.on_commit(bell.ring)
 

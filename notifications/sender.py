@@ -119,7 +119,7 @@ class Sender:
             self._expired_at = time.monotonic()
         leased = delivery_rows.lease(self._lanes, free, owner=self.name, now=now)
         self._not_begun = leased
-        wanted = [one for one in leased if not delivery_rows.refuse(one, owner=self.name, now=now)]
+        wanted = delivery_rows.keep_wanted(leased, owner=self.name, now=now)
         self._unsettled.update({one.pk: one for one in wanted})
         self._not_begun = []
         return wanted
