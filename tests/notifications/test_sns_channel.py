@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -61,14 +62,13 @@ class Aws:
 
 
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[None]:
+def credentials(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-aws")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     settings.SMS, settings.AWS_REGION = "sns", REGION
-    sns._of_thread.__dict__.clear()
-    yield
-    sns._of_thread.__dict__.clear()
+    # In every thread, and the tests' only.
+    monkeypatch.setattr(sns, "_of_thread", threading.local())
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def delivered() -> Iterator[Post]:
 
 
 @pytest.fixture(autouse=True)
-def cloud(moto: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
+def cloud(moto: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
     import boto3
 
     monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", moto)
@@ -103,7 +103,7 @@ def cloud(moto: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator
     # Nobody waits that long in these tests: what arrives, SNS has brought.
     settings.NOTIFY_VIA, settings.NOTIFY_SNS_TOPIC, settings.SNS_GRACE_S = "sns", TOPIC, 60
     settings.SMS, settings.AWS_REGION = "sns", REGION
-    channel._of_thread.__dict__.clear()
+    monkeypatch.setattr(channel, "_of_thread", threading.local())
     requests.post(f"{moto}/moto-api/reset", timeout=5)
     client = boto3.client("sns", region_name=REGION)
     assert client.create_topic(Name="portafilter", Attributes={"SignatureVersion": "2"})["TopicArn"] == TOPIC
@@ -114,8 +114,7 @@ def cloud(moto: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator
 
     monkeypatch.setattr(sns_certificates, "fetch_from_sns", fetch)
     monkeypatch.setattr(sns_certificates, "NEW_A_DAY", 100)  # moto makes one a message
-    yield client
-    channel._of_thread.__dict__.clear()
+    return client
 
 
 def test_press_goes_to_sns_and_comes_back_as_one_push_a_device(
