@@ -185,7 +185,7 @@ try:
     GATEWAY_DEADLINE_S = env.number("GATEWAY_DEADLINE_S", 120, minimum=1)
     # Somebody must have claimed within this time.
     ANSWER_DEADLINE_S = env.number("ANSWER_DEADLINE_S", 1800, minimum=1)
-    # The ladder of who is asked, unless the fleet has its own: without a claim the next person is asked after this time,
+    # The ladder of who is asked, unless the fleet has its own. Without a claim the next person is asked after this,
     ASK_NEXT_AFTER_S = env.number("ASK_NEXT_AFTER_S", 45, minimum=1, maximum=86_400)
     # after the last of them the supervisors, and after those the fleet's address of last resort.
     ASK_SUPERVISORS_AFTER_S = env.number("ASK_SUPERVISORS_AFTER_S", 60, minimum=1, maximum=86_400)
