@@ -23,6 +23,9 @@ def test_values_are_read_by_type() -> None:
 
     assert env.flag("A", False) is True
     assert env.number("B", 1) == 17
+    assert env.seconds("B", 0.5, minimum=1, maximum=20) == 17.0
+    assert env.seconds("EMPTY", 0.5, minimum=1, maximum=20) == 0.5
+    assert Environment({"S": "0.25"}).seconds("S", 1, minimum=0.1, maximum=1) == 0.25
     assert env.items("C") == ["x", "y"]
     assert env.address("D", "") == ("::1", 8000)
     assert env.choice("E", ("one", "two"), "one") == "two"
@@ -39,6 +42,8 @@ def test_values_are_read_by_type() -> None:
         (lambda env: env.number("WORD", 1), "WORD: found 'maybe', expected a whole number"),
         (lambda env: env.number("SMALL", 1, minimum=1), "SMALL: found 0, expected 1 or more"),
         (lambda env: env.number("TEN", 1, maximum=9), "TEN: found 10, expected 9 or less"),
+        (lambda env: env.seconds("WORD", 1, minimum=0.1, maximum=9), "found 'maybe', expected seconds from 0.1 to 9"),
+        (lambda env: env.seconds("TEN", 1, minimum=0.1, maximum=9), "TEN: found '10', expected seconds from 0.1 to 9"),
         (lambda env: env.span("WORD"), "WORD: found 'maybe', expected two numbers"),
         (lambda env: env.span("BACK"), "BACK: found '9-7', expected the smaller number first"),
         (lambda env: env.network("WORD", ""), "WORD: found 'maybe', expected a network as in"),

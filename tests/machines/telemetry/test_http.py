@@ -413,6 +413,7 @@ def test_good_addresses_are_taken(url: str) -> None:
         ({}, "TELEMETRY_URL is not set, and TELEMETRY=http needs it"),
         ({"TELEMETRY_URL": "http://elsewhere.example.com"}, "TELEMETRY_URL: found 'http://elsewhere"),
         ({"TELEMETRY_URL": "https://t.example.com", "TELEMETRY_KEY": "sh0rt"}, "TELEMETRY_KEY: found 5 characters"),
+        ({"TELEMETRY": "iot_core"}, "AWS_REGION: found nothing, expected the region of the things"),
     ],
 )
 def test_wrong_settings_stop_the_start_in_one_sentence(values: dict[str, str], words: str) -> None:
