@@ -17,6 +17,8 @@ from machines.telemetry.base import Candidate, Duty, LastWord
 CANDIDATES_LIMIT = 50
 _FAULTS_LIMIT = 50
 _USERNAME = re.compile(r"[\w.@+-]{1,150}")
+# The first and last moments that there are stand for "never" elsewhere, and no other zone's clock can show them.
+_YEARS = range(1970, 2200)
 _VERSION = re.compile(r"[\w.:+-]{0,64}", re.ASCII)
 
 
@@ -97,7 +99,7 @@ def _text(value: object, where: str, *, longest: int) -> str:
 def _moment(value: object, where: str) -> datetime:
     try:
         found = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
-        if found is not None and found.tzinfo is not None:
+        if found is not None and found.tzinfo is not None and found.astimezone(UTC).year in _YEARS:
             return found.astimezone(UTC)
     except (ValueError, OverflowError):
         pass

@@ -278,8 +278,10 @@ def _hear(machine: Machine) -> None:
         return
     if word is None or word.at is None:
         return
-    older = Machine.objects.filter(Q(last_seen_at=None) | Q(last_seen_at__lt=word.at), pk=machine.pk)
-    values: dict[str, object] = {"last_seen_at": word.at, "faults": list(word.faults)}
+    # A clock elsewhere that is ahead must not make a machine seen in times to come.
+    at = min(word.at, timezone.now())
+    older = Machine.objects.filter(Q(last_seen_at=None) | Q(last_seen_at__lt=at), pk=machine.pk)
+    values: dict[str, object] = {"last_seen_at": at, "faults": list(word.faults)}
     if word.software:
         values["software"] = word.software
     older.update(**values)

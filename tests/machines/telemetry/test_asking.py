@@ -164,6 +164,14 @@ def test_last_word_reaches_the_machines_row_if_it_is_news(oracle: Oracle, crew: 
     assert word is not None and word.software == "4.2"
 
 
+def test_word_of_a_clock_that_is_ahead_was_said_now(oracle: Oracle, crew: list[User]) -> None:
+    oracle.word = LastWord(timezone.now() + timedelta(days=365), True, "4.2", ())
+    asking.ask(machine(), now=timezone.now())
+    until(lambda: machine().software == "4.2", "the word is in the row")
+    seen_at = machine().last_seen_at
+    assert seen_at is not None and seen_at <= timezone.now()
+
+
 # --- telemetry is slow, down or wrong ---------------------------------------------------------------------------------
 
 
