@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 # What another process has committed rings no bell here, and somebody at a machine waits for it.
 ASKER_POLL_S = 0.3
-_MAX_BACK_OFF_S = 30.0
+# The database is back for whoever waits for it within seconds, also after a long time (F10).
+_MAX_BACK_OFF_S = 5.0
 
 
 class Worker:
