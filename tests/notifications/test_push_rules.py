@@ -164,7 +164,9 @@ def test_setting_that_cannot_be_meant_is_refused_by_name(entry: str) -> None:
         parse_services((entry,))
 
 
-@pytest.mark.parametrize("key", ["short", "!" * 43, "A" * 43, VAPID_PRIVATE_KEY + "AA"])
+@pytest.mark.parametrize(
+    "key", ["short", "!" * 43, "A" * 43, VAPID_PRIVATE_KEY + "AA"], ids=["short", "strange", "As", "long"]
+)
 def test_vapid_key_that_is_none_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(ValueError) as refused:
         check_vapid_key(key)
