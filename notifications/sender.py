@@ -40,7 +40,8 @@ _RESULTS_WAIT_S = 0.2
 _HANGS_AFTER_S = 1.0
 _LAST_SENDS_S = 6.0
 _CONNECTION_LASTS_S = 10.0
-_MAX_BACK_OFF_S = 30.0
+# The database is back for whoever waits for it within seconds, also after a long time (F10).
+_MAX_BACK_OFF_S = 5.0
 
 
 class Sender:

@@ -7,6 +7,7 @@ import threading
 import pytest
 from django.db import OperationalError
 
+from notifications import sender as sending
 from sessions.worker import Asker
 
 
@@ -32,4 +33,24 @@ def test_asker_is_back_within_ten_seconds_of_the_database(away_s: int, monkeypat
     asker = Asker("tests:asker")
     monkeypatch.setattr(asker, "run_pass", run_pass)
     asker.run_for_ever(stop)
+    assert away_s <= stop.seconds <= away_s + 10
+
+
+@pytest.mark.parametrize("away_s", [5, 40, 300])
+def test_sender_is_back_within_ten_seconds_of_the_database(away_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, sender = Waited(), sending.Sender("tests:sender", lanes=dict, sees_to_sns=False)
+
+    def turn(free: dict[str, int]) -> list[object]:
+        if stop.seconds < away_s:
+            raise OperationalError("the database is away")
+        stop.set()
+        sending.bell.ring()
+        return []
+
+    async def pass_the_time(stop: Waited, delay_s: float) -> None:
+        stop.wait(delay_s)
+
+    monkeypatch.setattr(sender, "_turn", turn)
+    monkeypatch.setattr(sending, "_sleep_unless", pass_the_time)
+    sender.run_for_ever(stop)
     assert away_s <= stop.seconds <= away_s + 10
