@@ -34,6 +34,8 @@ class MailServer:
         self.refusals: dict[str, str] = {}
         self.stall_s = 0.0
         self._arrived = threading.Condition()
+        self._may_answer = threading.Event()
+        self._may_answer.set()
 
     def __enter__(self) -> MailServer:
         outer = self
@@ -50,12 +52,20 @@ class MailServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._may_answer.set()
         self._server.shutdown()
         self._server.server_close()
 
     @property
     def url(self) -> str:
         return f"smtp://127.0.0.1:{self._server.server_address[1]}"
+
+    def hold(self) -> None:
+        """Takes connections, and says nothing until `let_go`."""
+        self._may_answer.clear()
+
+    def let_go(self) -> None:
+        self._may_answer.set()
 
     def wait_for(self, count: int, *, timeout_s: float = 10) -> list[Mail]:
         with self._arrived:
@@ -70,6 +80,7 @@ class MailServer:
         sender = ""
         recipients: list[str] = []
         time.sleep(self.stall_s)
+        self._may_answer.wait(30)
         say("220 fake")
         while line := handler.rfile.readline():
             verb, _, rest = line.decode().strip().partition(" ")

@@ -331,12 +331,13 @@ def test_mail_and_push_go_side_by_side_and_a_stalling_mail_server_delays_no_push
     alice.save()
     phone = push_service.browser()
     subscribe(alice, phone)
-    mail_server.stall_s = 1.0
+    mail_server.hold()
     with sending():
         for number in range(8):
             post(alice, title=f"Help {number}")
         push_service.wait_for(8)
         assert mail_server.mails == []
+        mail_server.let_go()
         mail_server.wait_for(8)
         until(lambda: Delivery.objects.filter(state="sent").count() == 16, "all is written down")
 
