@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from datetime import datetime
 
-from machines.models import Fleet, Machine, Operator, User
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from machines.models import Absence, Fleet, Machine, Operator, User
 
 
 def operator_of(user: User) -> Operator | None:
@@ -38,3 +40,10 @@ def machines_for(user: User, *, search: str = "") -> QuerySet[Machine]:
 def colleagues(fleet: Fleet) -> QuerySet[User]:
     """The active people who may take a rescue of this fleet."""
     return User.objects.filter(is_active=True, operator__fleets=fleet).order_by("first_name", "last_name", "username")
+
+
+def present(users: QuerySet[User], *, now: datetime) -> QuerySet[User]:
+    """Those of them who have not said to be away, by their switch or an absence; working hours are the rota's."""
+    is_on = Q(operator__is_available=True) | Q(operator__away_until__lte=now)
+    absences = Absence.objects.filter(operator__user=OuterRef("pk"), starts_at__lte=now, ends_at__gt=now)
+    return users.filter(is_on, ~Exists(absences))

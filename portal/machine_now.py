@@ -20,7 +20,7 @@ from machines.api.documents import MAX_ID
 from machines.models import Fleet, Machine, Operator, User
 from machines.telemetry import asking
 from notifications import outbox
-from portal.templatetags.portal_words import away_words, moment_words
+from portal.templatetags.portal_words import moment_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ def now_context(machine: Machine, viewer: User) -> dict[str, Any]:
     at = timezone.now()
     duty = asking.preview(machine, at)
     fleet = machine.fleet
-    people = {user.get_username(): user for user in selectors.colleagues(fleet).select_related("operator")}
+    there = selectors.present(selectors.colleagues(fleet), now=at).select_related("operator")
+    people = {user.get_username(): user for user in there}
     named = [(people[one.username], one.why) for one in duty.candidates if one.username in people]
     supervisors = [
         user
         for user in people.values()
         if user.operator.role == Operator.Role.SUPERVISOR
-        and not away_words(user.operator)
         and user.get_username() not in {one.username for one in duty.candidates}
     ]
     reachable = outbox.reachable([user for user, _ in named] + supervisors)

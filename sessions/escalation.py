@@ -172,22 +172,17 @@ def _people(fleet: Fleet, named: Iterable[dict[str, str]], *, now: datetime) -> 
     Only who is active, works for the fleet and has not said to be away: telemetry may name anybody.
     """
     is_named = Q(username__in=[one["username"] for one in named])
+    of_fleet = User.objects.filter(is_named | Q(operator__role=Operator.Role.SUPERVISOR)).filter(
+        is_active=True, operator__fleets=fleet
+    )
     users = (
-        User.objects.filter(is_named | Q(operator__role=Operator.Role.SUPERVISOR))
-        .filter(is_active=True, operator__fleets=fleet)
+        fleet_selectors.present(of_fleet, now=now)
         .select_related("operator")
         # A press waits for this: what messages need of a person, and not what logins do.
-        .only(
-            "username", "first_name", "last_name", "email", "is_active",
-            "operator__user", "operator__role", "operator__is_available", "operator__away_until",
-        )
+        .only("username", "first_name", "last_name", "email", "is_active", "operator__user", "operator__role")
         .order_by("username")
-    )  # fmt: skip
-    return {user.get_username(): user for user in users if _is_there(user.operator, now)}
-
-
-def _is_there(operator: Operator, now: datetime) -> bool:
-    return operator.is_available or (operator.away_until is not None and operator.away_until <= now)
+    )
+    return {user.get_username(): user for user in users}
 
 
 def _asked_in(escalation: Escalation) -> set[int | None]:

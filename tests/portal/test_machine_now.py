@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import time
+from datetime import time, timedelta
 
 import pytest
 from django.test import Client
@@ -43,6 +43,9 @@ def test_machine_page_says_who_would_be_asked_now(client: Client, a1: Machine) -
 
 def test_machine_page_says_when_nobody_would_be_asked(client: Client, a1: Machine) -> None:
     availability.set_available(person("Alice").operator, is_available=False)
+    now = timezone.now()
+    sue = person("Sue", role="supervisor").operator
+    availability.add_absence(sue, starts_at=now - timedelta(hours=1), ends_at=now + timedelta(hours=1))
     page = client.get(f"/machines/{a1.pk}/now/").content.decode()
     assert "Nobody is on duty, and the rota has nobody" in page
     assert "There is no supervisor to ask." in page

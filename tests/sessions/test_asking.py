@@ -13,7 +13,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
-from machines.models import Machine, Operator
+from machines.models import Absence, Machine, Operator
 from machines.telemetry import asking
 from notifications.models import Delivery
 from notifications.outbox import is_wanted
@@ -122,6 +122,20 @@ def test_only_active_present_people_of_the_fleet_are_asked(cast: None, clock: Cl
     assert asked(session) == ["back"]
     assert "Charlie" not in str(escalation(session).duty)
     assert not Delivery.objects.filter(recipient=person("Charlie", of="South")).exists()
+
+
+def test_who_has_entered_an_absence_is_not_asked_whatever_their_rung(cast: None, clock: Clock) -> None:
+    day = timedelta(days=1)
+    for name, since, until in (("Alice", -day, day), ("Sue", -day, day), ("Bob", -2 * day, -day)):
+        operator = person(name).operator
+        Absence.objects.create(operator=operator, starts_at=clock() + since, ends_at=clock() + until)
+    reachable("Tom", role="supervisor")
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    worker.run_pass()
+    clock.tick(3600)
+    worker.run_pass()
+    assert asked(session) == ["bob", "tom"]
 
 
 def test_person_who_cannot_be_reached_costs_no_time(cast: None, clock: Clock) -> None:
