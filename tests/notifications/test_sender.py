@@ -204,16 +204,15 @@ def test_two_senders_send_each_row_once(push_service: PushService) -> None:
 
 
 def test_lease_of_another_sender_is_respected_until_it_ends_or_its_process_is_dead(push_service: PushService) -> None:
-    alice = person("Alice")
+    alice, bob = person("Alice"), person("Bob")
     phone = push_service.browser()
-    subscribe(alice, phone)
+    subscribe(alice, phone), subscribe(bob, push_service.browser())
     (row,) = post(alice)
     Delivery.objects.update(lease_owner="dead:sender", lease_until=timezone.now() + timedelta(seconds=30), tries=1)
     with sending():
-        push_service.hold()  # nothing comes; a push that came all the same would be seen below
-        time.sleep(0.3)
+        (other,) = post(bob)
+        assert ended(other).state == "sent"  # so it has looked
         assert phone.pushes == []
-        push_service.let_go()
         with transaction.atomic():
             outbox.release("dead")
         assert ended(row).state == "sent"
@@ -363,7 +362,7 @@ def test_message_rung_for_leaves_within_moments(push_service: PushService) -> No
             post(alice, title=f"Help {number}")
             push_service.wait_for(number + 1)
             took.append(phone.pushes[-1].at - began)
-    assert sorted(took)[5] < 0.3, took
+    assert sorted(took)[5] < 0.6, took
 
 
 def test_message_says_nothing_of_how_it_is_kept(push_service: PushService) -> None:
