@@ -201,10 +201,12 @@ class _Way:
             call.outcome = outcome
             nobody_waits = call.is_given_up
         if nobody_waits:
-            with self._lock:
-                self._given_up.discard(call)
-            if isinstance(outcome, Duty):
-                keep(call.machine, outcome, at=call.now)
+            try:
+                if isinstance(outcome, Duty):
+                    keep(call.machine, outcome, at=call.now)
+            finally:
+                with self._lock:
+                    self._given_up.discard(call)
         if isinstance(outcome, Duty):
             self._hear_of(call.machine)
 
@@ -216,9 +218,11 @@ class _Way:
             self._to_hear.add(machine.pk)
 
         def hear() -> None:
-            with self._lock:
-                self._to_hear.discard(machine.pk)
-            _hear(machine)
+            try:
+                _hear(machine)
+            finally:
+                with self._lock:
+                    self._to_hear.discard(machine.pk)
 
         self._ears.begin(hear)
 

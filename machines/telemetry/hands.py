@@ -6,12 +6,15 @@ waits for them when the process ends, as it would with concurrent.futures' own p
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from django.db import connections
+
+logger = logging.getLogger(__name__)
 
 
 class Hands:
@@ -24,7 +27,7 @@ class Hands:
         self._started = 0
 
     def begin(self, work: Callable[[], None]) -> Future[None]:
-        """Has the work done when a hand is free; a future that is cancelled before is never begun."""
+        """Has the work done when a hand is free; the future is done then. One cancelled before is never begun."""
         future: Future[None] = Future()
         with self._lock:
             if self._started < self._count:
@@ -47,9 +50,8 @@ class Hands:
                 continue
             try:
                 work()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
+            except Exception:
+                logger.exception("What a thread of %s was to do failed", self._name)
             finally:
                 connections.close_all()
+                future.set_result(None)

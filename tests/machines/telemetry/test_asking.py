@@ -162,6 +162,11 @@ def test_last_word_reaches_the_machines_row_if_it_is_news(oracle: Oracle, crew: 
     assert machine().software == "4.2"
     word = asking.last_word(machine())
     assert word is not None and word.software == "4.2"
+    oracle.word = LastWord(at + timedelta(days=400), True, "4.3", ())
+    asking.ask(machine(), now=at)
+    until(lambda: machine().software == "4.3", "news from a clock that is ahead")
+    seen_at = machine().last_seen_at
+    assert seen_at is not None and seen_at <= timezone.now()
 
 
 def test_word_of_a_clock_that_is_ahead_was_said_now(oracle: Oracle, crew: list[User]) -> None:
