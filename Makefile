@@ -12,7 +12,9 @@ NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/bro
 	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py \
 	$(addprefix portal/test_,demo.py serve.py secrets_on_the_way.py environment.py proxies.py slow_lines.py vpn_lines.py) \
 	$(addprefix portal/test_,api_schema.py api_permissions.py) \
-	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py)
+	$(addprefix portal/test_,worker_decisions.py) machines/test_rota.py machines/telemetry/test_iot_core.py \
+	$(addprefix notifications/test_,email.py push_rules.py sns_channel.py sns_settings.py sns_whole.py web_push.py wording.py) \
+	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py ladder.py)
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
