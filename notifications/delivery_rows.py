@@ -8,7 +8,7 @@ around them: nobody else can write while one lasts.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -37,13 +37,19 @@ class Result:
     error: DeliveryError | None = None
 
 
-def lease(lanes: Mapping[str, Lane], free: Mapping[str, int], *, owner: str, now: datetime) -> list[Delivery]:
-    """Takes what is due, as many rows a channel as there are free places in its lane."""
+def lease(
+    lanes: Mapping[str, Lane], free: Mapping[str, int], *, owner: str, now: datetime, hanging: Collection[int] = ()
+) -> list[Delivery]:
+    """Takes what is due, as many rows a channel as there are free places in its lane.
+
+    What else is for the `hanging` devices waits: however much there is, it takes no place from anybody.
+    """
     due: list[UUID] = []
     for channel in lanes:
         if (places := free.get(channel, 0)) > 0:
             rows = Delivery.objects.filter(_unleased(now), channel=channel, state=State.PENDING, next_try_at__lte=now)
-            due += rows.filter(expires_at__gt=now).order_by("next_try_at").values_list("pk", flat=True)[:places]
+            rows = rows.filter(expires_at__gt=now).exclude(device__in=hanging)
+            due += rows.order_by("next_try_at").values_list("pk", flat=True)[:places]
     if not due:
         return []
     until = now + LEASE

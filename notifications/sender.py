@@ -60,7 +60,7 @@ class Sender:
         self._sees_to_sns = sees_to_sns
         self._lanes = lanes()
         self._channels: dict[str, Channel] = {}
-        self._running: dict[asyncio.Task[None], tuple[str, float]] = {}
+        self._running: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
         self._on_screen: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._results: list[Result] = []
         self._results_timer: asyncio.TimerHandle | None = None
@@ -91,7 +91,7 @@ class Sender:
                 while not stop.is_set():
                     self._event.clear()
                     try:
-                        leased = await self._in_rows(self._turn, self._free_places())
+                        leased = await self._in_rows(self._turn, self._free_places(), self._hanging())
                         failures = 0
                     except Exception:
                         failures += 1
@@ -108,7 +108,7 @@ class Sender:
 
     # --- the rows: in the one thread that has the database's connection -----------------------------------------------
 
-    def _turn(self, free: dict[str, int]) -> list[Delivery]:
+    def _turn(self, free: dict[str, int], hanging: set[int]) -> list[Delivery]:
         """Settles, expires, leases: what is to be sent now. Raises when the database is away, and loses nothing."""
         self._look_at_connection()
         self._settle()
@@ -118,7 +118,7 @@ class Sender:
         if time.monotonic() - self._expired_at >= POLL_S:
             delivery_rows.expire(now=now)
             self._expired_at = time.monotonic()
-        leased = delivery_rows.lease(self._lanes, free, owner=self.name, now=now)
+        leased = delivery_rows.lease(self._lanes, free, owner=self.name, now=now, hanging=hanging)
         self._not_begun = leased
         wanted = delivery_rows.keep_wanted(leased, owner=self.name, now=now)
         self._unsettled.update({one.pk: one for one in wanted})
@@ -151,10 +151,16 @@ class Sender:
         begun = [*self._running.values()]
         free = {}
         for channel, lane in self._lanes.items():
-            times = [at for name, at in begun if name == channel]
+            times = [at for delivery, at in begun if delivery.channel == channel]
             young = sum(now - at < _HANGS_AFTER_S for at in times)
             free[channel] = min(lane.at_once - young, lane.most - len(times))
         return free
+
+    def _hanging(self) -> set[int]:
+        """The devices that have kept a message waiting for a while: one is not to fill a lane with what it is sent."""
+        since = time.monotonic() - _HANGS_AFTER_S
+        hung = {delivery.device_id for delivery, at in self._running.values() if at <= since}
+        return {device for device in hung if device is not None}
 
     def _is_full(self) -> bool:
         return any(places <= 0 for places in self._free_places().values())
@@ -163,7 +169,7 @@ class Sender:
         place = (delivery.device_id or 0, str(delivery.payload.get("tag", "")))
         before = self._on_screen.get(place)
         task = asyncio.create_task(self._send(delivery, before))
-        self._running[task] = (delivery.channel, time.monotonic())
+        self._running[task] = (delivery, time.monotonic())
         if delivery.device_id is not None:
             self._on_screen[place] = task
         task.add_done_callback(lambda ended: self._done(ended, place))

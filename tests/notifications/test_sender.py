@@ -100,6 +100,25 @@ def test_more_stalling_devices_than_places_keep_no_good_one_waiting(
         until(lambda: good.pushes, "Bob was reached before any stall ended", timeout_s=3.9)
 
 
+def test_backlog_for_stalling_devices_keeps_nobody_else_waiting(
+    push_service: PushService, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a fleet in which help is pressed everywhere, and whose people's telephones are of no use."""
+    settings.SENDER_AT_ONCE = 4
+    monkeypatch.setattr(web_push, "TIMEOUT_S", 4.0)
+    alice, charlie = person("Alice"), person("Charlie", of="South")
+    for _ in range(2):
+        subscribe(alice, push_service.browser(always=Answer(201, stall_s=30)))
+    good = push_service.browser()
+    subscribe(charlie, good)
+    for _ in range(20):
+        post(alice)
+    with sending():
+        push_service.wait_for(4)
+        post(charlie)
+        until(lambda: good.pushes, "Charlie was reached before any stall ended", timeout_s=3.5)
+
+
 def test_push_service_that_asks_for_patience_gets_it_and_the_message_arrives(push_service: PushService) -> None:
     phone = push_service.browser(Answer(429, {"Retry-After": "2"}), Answer(503))
     alice = person("Alice")
