@@ -10,6 +10,10 @@ from zoneinfo import ZoneInfo
 from sessions.models import Rung
 
 NOBODY = "Nobody is on duty at this moment."
+# For the person at the machine, where no message can go to anybody who might come.
+UNTOLD = (
+    "Your request is here, but nobody can be called to it just now. Whoever looks at their screen next will see it."
+)
 _MOST_NAMED = 5
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.utils import timezone
 
 from sessions import asking_words
-from sessions.models import Escalation, SessionEvent, SupportSession
+from sessions.models import Asked, Escalation, Rung, SessionEvent, SupportSession
 from sessions.states import EndReason, State
 
 STATE_LABELS = {
@@ -88,6 +88,8 @@ def message_for_machine(session: SupportSession) -> str:
         if row is not None and row.nobody_at is not None:
             zone = session.machine.site.time_zone
             return asking_words.for_machine(row.next_duty_at, time_zone=zone, now=timezone.now())
+        if session.is_open and row is not None and _nobody_was_told(row):
+            return asking_words.UNTOLD
     if session.end_reason:
         return _MACHINE_END[EndReason(session.end_reason)]
     who = (session.operator.first_name or session.operator.display_name) if session.operator else ""
@@ -131,6 +133,13 @@ def event_sentence(event: SessionEvent) -> str:
     }
     sentence = sentences.get(event.kind) or asking_words.event_sentence(event.kind, detail, at=event.at)
     return str(sentence or event.kind.replace("_", " ").capitalize() + ".")
+
+
+def _nobody_was_told(row: Escalation) -> bool:
+    """Whether the ladder is at its end, and no message of it could go to anybody."""
+    if row.rung != Rung.DONE or row.stepped_at is None:
+        return False
+    return not Asked.objects.filter(session=row.session_id, round=row.round, is_reachable=True).exists()
 
 
 def _signing_in(session: SupportSession) -> bool:

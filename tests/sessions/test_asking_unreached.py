@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sessions import asking_words
+from sessions import asking_words, words
 from sessions.models import SessionEvent, SupportSession
-from tests.sessions.asking import Telemetry, asker, card_of, reachable
+from tests.sessions.asking import Telemetry, asker, card_of, fresh, reachable
 from tests.sessions.rescues import Clock, fleet, person, press
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("web_push_alone")]
@@ -35,6 +35,7 @@ def test_card_and_record_say_that_no_message_could_be_sent(clock: Clock) -> None
     expected = "No message could be sent: Alice and Bob have no device, e-mail or SMS for it here."
     assert card_of(session)["asking"]["sentence"] == expected
     assert "The address of last resort could not be told: no e-mail or SMS goes out from here." in sentences(session)
+    assert words.message_for_machine(fresh(session)) == asking_words.UNTOLD
 
 
 def test_last_resort_that_gets_mail_was_told(clock: Clock, settings: Any) -> None:
@@ -44,6 +45,7 @@ def test_last_resort_that_gets_mail_was_told(clock: Clock, settings: Any) -> Non
     session = pressed_and_asked(clock)
     assert "The address of last resort was told that nobody has answered." in sentences(session)
     assert card_of(session)["asking"]["sentence"] == "The address of last resort was asked."
+    assert words.message_for_machine(fresh(session)).startswith("Help is on its way")
 
 
 def test_those_who_could_be_told_are_named_alone(clock: Clock) -> None:
