@@ -23,6 +23,8 @@ from notifications.models import Delivery, PushDevice
 # Longer than the longest send (channels.base.LONGEST_SEND_S) and the wait for the database after it.
 LEASE = timedelta(seconds=30)
 MAX_REFUSALS = 5
+# A clock or key of ours that is wrong makes push services refuse every device: that is found within a day.
+REFUSED_FOR = timedelta(days=1)
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 1.0, 60.0
 _SENT_TO_THE = timedelta(minutes=1)
 
@@ -205,7 +207,8 @@ def _note_bad_device(device: PushDevice, error: DeliveryError, *, now: datetime)
     rows = PushDevice.objects.filter(pk=device.pk, disabled_at=None)
     rows.update(failures=F("failures") + 1, last_problem=str(error)[:200])
     words = f"Switched off after {MAX_REFUSALS} refusals in a row: {error}"
-    rows.filter(failures__gte=MAX_REFUSALS).update(disabled_at=now, last_problem=words[:200])
+    took_nothing = Q(last_sent_at=None) | Q(last_sent_at__lte=now - REFUSED_FOR)
+    rows.filter(took_nothing, failures__gte=MAX_REFUSALS).update(disabled_at=now, last_problem=words[:200])
 
 
 def _make_replacements_due(deliveries: Iterable[Delivery], *, now: datetime) -> None:

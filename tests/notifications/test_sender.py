@@ -169,6 +169,19 @@ def test_device_refused_five_times_is_switched_off_and_says_why(push_service: Pu
     assert len(phone.pushes) == 5
 
 
+def test_device_that_took_messages_of_late_is_not_switched_off(push_service: PushService) -> None:
+    """Our own clock or key may be wrong for an hour: then push services refuse all devices alike."""
+    alice = person("Alice")
+    subscribe(alice, push_service.browser(*[Answer(403)] * 6))
+    PushDevice.objects.update(last_sent_at=timezone.now() - timedelta(hours=3))
+    with sending():
+        for _ in range(6):
+            (row,) = post(alice)
+            assert ended(row).state == "failed"
+        (row,) = post(alice)
+        assert ended(row).state == "sent"
+
+
 def test_one_success_ends_the_count_of_refusals(push_service: PushService) -> None:
     alice = person("Alice")
     device = subscribe(alice, push_service.browser())
