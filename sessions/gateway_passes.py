@@ -72,8 +72,9 @@ class GatewayPasses:
 
     def _want_first(self, session: SupportSession) -> None:
         now = self.now()
-        # Looked at without a lock first: many may wait, and on SQLite nobody else writes meanwhile.
-        is_full = gateway_rows.count_live(session.fleet_id) >= session.fleet.max_open_sessions
+        # Those that wait already are looked at without a lock: they may be many, and on SQLite nobody else could write.
+        waits = session.notice == BUSY
+        is_full = waits and gateway_rows.count_live(session.fleet_id) >= session.fleet.max_open_sessions
         if not is_full:
             with transaction.atomic():
                 # Two workers that count at once would both find the last free place (T23).
