@@ -327,12 +327,15 @@ CHANNEL_LAYERS = {
         else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
     )
 }
+# What guards sign-ins fails without Redis, soon; what only keeps noise away does without it.
 CACHES = {
-    "default": (
-        {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
-        if REDIS_URL
-        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
-    )
+    name: {"BACKEND": backend, "LOCATION": REDIS_URL, "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1}}
+    if REDIS_URL
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    for name, backend in {
+        "default": "django.core.cache.backends.redis.RedisCache",
+        "hints": "portal.hints_cache.RedisHints",
+    }.items()
 }
 
 # --- people ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import SimpleRateThrottle
 from rest_framework.views import APIView
 
 from machines import enrolment
@@ -20,6 +19,7 @@ from machines.api.authentication import peer_address
 from machines.api.base import BodyParser, JsonOnly
 from machines.api.fields import StrictSerializer, Text
 from machines.api.problems import Problem, problem_of
+from machines.api.throttles import NoiseThrottle
 from machines.errors import EnrolmentRefused, IdentityError, NoAddressLeft, NoVpn, RegistrationRefused, RequestRefused
 from machines.vpn import pki
 from machines.vpn.base import has_vpn
@@ -44,7 +44,7 @@ class EnrolSerializer(StrictSerializer):
         return super().to_internal_value(data)
 
 
-class EnrolThrottle(SimpleRateThrottle):
+class EnrolThrottle(NoiseThrottle):
     """A code has 100 bits and cannot be guessed: this keeps the noise of those who try away from the database."""
 
     scope = "enrol"

@@ -12,13 +12,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import UserRateThrottle
 
 from machines.api.documents import MAX_ID, NothingSerializer, PersonalView
 from machines.api.documents import problem_responses as problems
 from machines.api.fields import StrictSerializer, Text
 from machines.api.problems import Problem, problem_of
 from machines.api.public import person_of
+from machines.api.throttles import PersonThrottle
 from notifications import subscriptions
 from notifications.errors import NotificationError, SubscriptionRefused, SubscriptionTaken, TooManyDevices
 from notifications.models import MAX_NAME_CHARS, PushDevice
@@ -70,14 +70,14 @@ class ChangeSerializer(StrictSerializer):
     name = NameField(required=False)
 
 
-class PushTestThrottle(UserRateThrottle):
+class PushTestThrottle(PersonThrottle):
     """A few tries in a row, and no flood to a push service that would then refuse the real ones."""
 
     scope = "push-tests"
     rate = "10/min"
 
 
-class DevicesThrottle(UserRateThrottle):
+class DevicesThrottle(PersonThrottle):
     """Far more than a person adds, far fewer than rows that could hurt."""
 
     scope = "push-devices"

@@ -13,7 +13,6 @@ from rest_framework import serializers
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import UserRateThrottle
 
 import sessions.api.errors  # noqa: F401  (registers how this app's errors read over HTTP)
 from machines import selectors as fleet_selectors
@@ -21,6 +20,7 @@ from machines.api.documents import MAX_ID, NothingSerializer, PersonalView
 from machines.api.documents import problem_responses as problems
 from machines.api.fields import Choice, StrictSerializer, Text, WholeNumber
 from machines.api.public import PAGE, person_of
+from machines.api.throttles import PersonThrottle
 from sessions import attachments, escalation, selectors, services
 from sessions.api.cards import (
     CardPageSerializer,
@@ -72,7 +72,7 @@ class RescuePages(PageNumberPagination):
         return 500 if request.query_params.get("state") == "open" else 50
 
 
-class TicketThrottle(UserRateThrottle):
+class TicketThrottle(PersonThrottle):
     """Each ticket is a row: far more than any number of re-joining screens needs, and no more."""
 
     scope = "tickets"
