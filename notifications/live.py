@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -16,7 +17,12 @@ from channels.layers import get_channel_layer
 
 logger = logging.getLogger(__name__)
 
+# A Redis that hangs must hold up nobody whose change it is, as who asks people for help.
+LONGEST_S = 2.0
+LEFT_ALONE_S = 5.0
+
 _loop: asyncio.AbstractEventLoop | None = None
+_left_alone_until = float("-inf")
 
 
 def use_loop(loop: asyncio.AbstractEventLoop | None) -> None:
@@ -47,9 +53,17 @@ def session_changed(*, fleet_id: int, session_id: UUID) -> None:
 
 
 async def _send(groups: list[str], message: dict[str, object]) -> None:
+    global _left_alone_until
+    if time.monotonic() < _left_alone_until:
+        return
     layer = get_channel_layer()
     for group in groups:
         try:
-            await layer.group_send(group, message)
+            async with asyncio.timeout(LONGEST_S):
+                await layer.group_send(group, message)
+        except TimeoutError:
+            _left_alone_until = time.monotonic() + LEFT_ALONE_S
+            logger.warning("Live messages are not taken within %g s; for a while pages look by themselves", LONGEST_S)
+            return
         except Exception as error:
             logger.warning("Live message to %s was not sent: %s", group, error)
