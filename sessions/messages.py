@@ -72,8 +72,9 @@ def tell_missed(session: SupportSession, supervisors: Iterable[User], *, now: da
     message = _message(
         session, MISSED, title=f"Nobody came: {session.machine.site.name}",
         body=f"{_where(session)}. Look at it, and mark it as looked at.", expires_at=now + _MISSED_LIFE,
-        actions=("open",), is_silent=True, urgency="normal",
+        actions=("open",), is_silent=True, urgency="normal", tag="missed",
     )  # fmt: skip
+    # Beside "It is over", which goes at the same moment: whichever comes last, neither takes this one's place.
     return outbox.post(message, to=supervisors, key=f"missed:{session.pk.hex}", now=now, channels=("web_push", "email"))
 
 
@@ -97,14 +98,15 @@ def _message(
     actions: tuple[str, ...] = (),
     urgency: str = "high",
     is_silent: bool = False,
+    tag: str = "rescue",
 ) -> outbox.Message:
     return outbox.Message(
         kind=kind,
         title=title,
         body=body,
         url=f"/sessions/{session.pk}/",
-        # The same for all of a rescue: on a screen the newest takes the place of the one before.
-        tag=f"rescue-{session.pk.hex}",
+        # The same for all that is said of a rescue while it is open: the newest takes the place of the one before.
+        tag=f"{tag}-{session.pk.hex}",
         expires_at=expires_at,
         fleet=session.fleet,
         subject=session.pk,

@@ -64,10 +64,11 @@ export function notice(message, before = null) {
   const repeated = before && before.kind === message.kind && before.at === message.at;
   if (before?.view && (repeated || before.at > message.at)) return shown(before, { silent: true });
   const { kind, tag, subject, at, title, body, url, actions, silent } = message;
-  // A replacement has nothing left to press: somebody has it, or it is over.
-  const view = { title, body, actions: silent ? [] : actions, tap: "open" };
+  // A replacement has nothing left to press: somebody has it, or it is over. What nobody came to waits for the morning.
+  const passes = silent && kind !== "missed";
+  const view = { title, body, actions: passes ? [] : actions, tap: "open" };
   const made = shown({ kind, tag, subject, at, url, about: title, detail: body, wanted: actions, view }, { silent });
-  return { ...made, goneAfter: silent ? GONE_AFTER_MS : 0 };
+  return { ...made, goneAfter: passes ? GONE_AFTER_MS : 0 };
 }
 
 function shown(data, { silent }) {

@@ -41,6 +41,11 @@ test("a replacement is silent, has nothing to press and goes", () => {
   assert.equal(goneAfter, GONE_AFTER_MS);
 });
 
+test("what nobody came to makes no sound, and stays until somebody has seen it", () => {
+  const { options, goneAfter } = notice(message({ kind: "missed", title: "Nobody came", silent: true, actions: ["open"] }));
+  assert.deepEqual([options.silent, options.actions.map((one) => one.action), goneAfter], [true, ["open"], 0]);
+});
+
 test("the same message again makes no sound", () => {
   const { data } = notice(message()).options;
   const again = notice(message(), data);

@@ -115,6 +115,9 @@ def test_supervisors_hear_of_what_nobody_came_to(cast: None, clock: Clock, setti
     missed = Delivery.objects.filter(subject=session.pk, kind="missed")
     assert {(row.recipient, row.channel) for row in missed} == {(sue, "web_push"), (sue, "email")}
     assert all(row.is_silent for row in missed)
+    # What takes back that they were asked goes at the same moment, and is not to take its place on the screen.
+    over = Delivery.objects.filter(subject=session.pk, kind="over")
+    assert {row.payload["tag"] for row in missed}.isdisjoint(row.payload["tag"] for row in over)
     assert kinds(session)[-1] == "missed"
 
 
