@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 # What another process has committed rings no bell here, and somebody at a machine waits for it.
 ASKER_POLL_S = 0.3
+# What a ring tells of is the first worker's; the next one looks so much later, for what that one has no hands free for.
+# At once both would want the same rows, and on SQLite those who ask people wait for such writers.
+_BEHIND_S = 0.1
 # The database is back for whoever waits for it within seconds, also after a long time (F10).
 _MAX_BACK_OFF_S = 5.0
 
@@ -46,8 +49,10 @@ class Worker:
         now: Callable[[], datetime] = timezone.now,
         driver_for: Callable[[str], gateways_base.GatewayDriver] = gateways_base.get_driver,
         vpn: Callable[[], vpn_base.VpnDriver] = vpn_base.get_driver,
+        behind_s: float = 0.0,
     ) -> None:
         self.name = name[:64]
+        self._behind_s = behind_s
         self._gateways = GatewayPasses(self.name, now, driver_for)
         self._endings = EndingPasses(now, vpn)
 
@@ -67,7 +72,7 @@ class Worker:
                 buried_at = time.monotonic()
             self.run_pass()
 
-        _run_for_ever(self.name, run_pass, stop, whom=bell.WORK, poll_s=POLL_S)
+        _run_for_ever(self.name, run_pass, stop, whom=bell.WORK, poll_s=POLL_S, behind_s=self._behind_s)
 
 
 class Asker:
@@ -113,7 +118,10 @@ def start_threads(count: int, *, process: str, stop: threading.Event) -> list[th
     """
     threads = []
     hands: list[tuple[str, Callable[[threading.Event], None]]] = [
-        *((f"worker {number}", Worker(f"{process}:{number}").run_for_ever) for number in range(1, count + 1)),
+        *(
+            (f"worker {number + 1}", Worker(f"{process}:{number + 1}", behind_s=number * _BEHIND_S).run_for_ever)
+            for number in range(count)
+        ),
         ("asker", Asker(f"{process}:asker").run_for_ever),
         ("porter", Porter(f"{process}:porter").run_for_ever),
         ("sender", Sender(f"{process}:sender").run_for_ever),
@@ -125,7 +133,15 @@ def start_threads(count: int, *, process: str, stop: threading.Event) -> list[th
     return threads
 
 
-def _run_for_ever(name: str, run_pass: Callable[[], None], stop: threading.Event, *, whom: str, poll_s: float) -> None:
+def _run_for_ever(
+    name: str,
+    run_pass: Callable[[], None],
+    stop: threading.Event,
+    *,
+    whom: str,
+    poll_s: float,
+    behind_s: float = 0.0,
+) -> None:
     failures = 0
     try:
         while not stop.is_set():
@@ -141,5 +157,7 @@ def _run_for_ever(name: str, run_pass: Callable[[], None], stop: threading.Event
                 stop.wait(delay_s)
                 continue
             bell.wait(seen=seen, timeout_s=poll_s, whom=whom, unless=stop.is_set)
+            if behind_s:
+                stop.wait(behind_s)
     finally:
         connections.close_all()
