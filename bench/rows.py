@@ -74,7 +74,7 @@ def desktop(session: str) -> dict[str, Any]:
 
 
 def duty(devices: list[list[dict[str, str]]], machines: int) -> list[dict[str, Any]]:
-    """A person for each list of devices, on duty at a site of their own, two a fleet; and machines, over these sites."""
+    """A person for each list of devices, on duty at a site of their own, two a fleet; and machines at these sites."""
     from datetime import time as clock_time
 
     from machines.models import Fleet, Machine, MachineModel, Shift, Site
