@@ -152,6 +152,9 @@ def hand_over(session: SupportSession, *, to: User, user: User, now: datetime | 
             detail={"from": session.operator_id, "to": to.pk, "to_name": to.display_name},
             operator=to, claimed_at=now, unattended_since=now,
         )  # fmt: skip
+        if won:
+            # Also from the screens of who had it: they are asked for it no more.
+            messages.withdraw_since_taken(_reload(session), now=now)
         if won and to != user:
             messages.tell_new_operator(session, to, by=user, now=now)
     return _after(session, won)

@@ -433,6 +433,21 @@ def test_new_operator_is_told_of_a_hand_over_and_oneself_of_none(cast: None, clo
     assert not is_wanted(message)
 
 
+def test_screens_of_who_had_it_are_replaced_when_it_is_handed_on(cast: None, clock: Clock) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    send_all(clock)
+    services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
+    for giver, taker in (("Alice", "Bob"), ("Bob", "Sue")):
+        worker.run_pass()
+        send_all(clock)
+        services.hand_over(fresh(session), to=person(taker), user=person(giver), now=clock.tick(1))
+        silent = Delivery.objects.filter(state="pending", is_silent=True)
+        assert [(row.recipient, row.body.partition(".")[0]) for row in silent] == [(person(giver), f"{taker} has it")]
+        assert told(session, "handed_over", state="pending") == [taker.lower()]
+
+
 def test_who_has_left_the_fleet_meanwhile_is_told_nothing_of_it(cast: None, clock: Clock) -> None:
     session = press(now=clock())
     asker(Telemetry("alice"), clock).run_pass()
