@@ -250,4 +250,3 @@ def telemetry_web(tls: ssl.SSLContext | None = None) -> Iterator[TelemetryWeb]:
         server.shutdown()
         server.server_close()
         thread.join(10)
-
