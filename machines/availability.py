@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -58,7 +58,7 @@ def set_available(
     if until is not None:
         if is_available:
             raise _refused("until", "Who is available is not away until a time: leave it empty.")
-        _check_moment("until", until, now)
+        _check_moment("until", until, operator, now=now)
     Operator.objects.filter(pk=operator.pk).update(is_available=is_available, away_until=until)
     operator.is_available, operator.away_until = is_available, until
 
@@ -113,13 +113,14 @@ def add_absence(
 ) -> Absence:
     """The new absence; absences may overlap, and one that has begun may still be added."""
     now = now or timezone.now()
-    _check_moment("ends_at", ends_at, now)
+    _check_moment("ends_at", ends_at, operator, now=now)
     if timezone.is_naive(starts_at):
         raise _refused("starts_at", "Found a time without its zone; expected one with it.")
     if ends_at <= starts_at:
         raise _refused(
             "ends_at",
-            f"Found an end at {_shown(ends_at)}, which is not after the start at {_shown(starts_at)}.",
+            f"Found an end at {_shown(ends_at, operator)}, "
+            f"which is not after the start at {_shown(starts_at, operator)}.",
         )
     if ends_at - starts_at > FARTHEST:
         raise _refused("starts_at", f"Found {(ends_at - starts_at).days} days; expected {FARTHEST.days} at most.")
@@ -158,13 +159,13 @@ def _check_hours(rows: list[Hours]) -> None:
             raise _refused("hours", f"{_words(row)} and {_words(other)} overlap; make one of them.")
 
 
-def _check_moment(field: str, moment: datetime, now: datetime) -> None:
+def _check_moment(field: str, moment: datetime, operator: Operator, *, now: datetime) -> None:
     if timezone.is_naive(moment):
         raise _refused(field, "Found a time without its zone; expected one with it.")
     if moment <= now:
-        raise _refused(field, f"Found {_shown(moment)}, which is over; expected a time to come.")
+        raise _refused(field, f"Found {_shown(moment, operator)}, which is over; expected a time to come.")
     if moment - now > FARTHEST:
-        raise _refused(field, f"Found {_shown(moment)}; expected a time within {FARTHEST.days} days.")
+        raise _refused(field, f"Found {_shown(moment, operator)}; expected a time within {FARTHEST.days} days.")
 
 
 def _refused(field: str, *words: str) -> AvailabilityRefused:
@@ -179,5 +180,6 @@ def _words(row: Hours) -> str:
     return f"{Weekday(row.weekday).label} {row.starts:%H:%M}–{row.ends:%H:%M}"
 
 
-def _shown(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def _shown(moment: datetime, operator: Operator) -> str:
+    """As the person's own clock shows it, by which they have typed it."""
+    return f"{moment.astimezone(rota_rows.zone_of(operator.time_zone)):%Y-%m-%d %H:%M}"

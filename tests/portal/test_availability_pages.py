@@ -73,7 +73,11 @@ def test_away_ends_by_itself_by_the_persons_own_clock(
 
 @pytest.mark.parametrize(
     ("until", "said"),
-    [("", "Say until when"), ("soon", "Type a day and a time"), ("2020-01-01T08:00", "which is over")],
+    [
+        ("", "Say until when"),
+        ("soon", "Type a day and a time"),
+        ("2020-01-01T08:00", "Found 2020-01-01 08:00, which is over"),
+    ],
 )
 def test_time_that_cannot_be_is_refused_in_words(client: Client, alice: Operator, until: str, said: str) -> None:
     response = client.post(PAGE, {"form": "away", "away": "until", "until": until})
