@@ -3,6 +3,11 @@
 import "./common.js";
 import { announce } from "../dom.js";
 
+// What was refused may be far down the page.
+const wrong = document.querySelector('main [aria-invalid="true"]') ?? document.querySelector('main [role="alert"]');
+wrong?.scrollIntoView({ block: "center" });
+wrong?.focus({ preventScroll: true });
+
 const hours = document.querySelector("form[data-hours]");
 const zone = hours.querySelector("select");
 const hint = hours.querySelector("[data-zone-hint]");

@@ -156,6 +156,15 @@ def test_keyboard_alone_claims(sign_in: SignIn) -> None:
     alice.page.wait_for_url(re.compile(f"/sessions/{session.pk}/"))
 
 
+def test_what_was_refused_is_brought_into_sight(sign_in: SignIn) -> None:
+    alice = sign_in(person("Alice"), viewport=PHONE)
+    alice.visit("/account/availability/")
+    alice.page.get_by_label("Sunday from", exact=True).fill("08:00")
+    alice.page.get_by_role("button", name="Save hours").click()
+    expect(alice.page.get_by_text("found a beginning without an end")).to_be_in_viewport()
+    expect(alice.page.get_by_label("Sunday until", exact=True)).to_be_focused()
+
+
 @pytest.mark.parametrize(
     "path",
     [
