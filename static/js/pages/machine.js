@@ -15,6 +15,7 @@ const banner = document.querySelector("[data-open-rescue]");
 let open = first.open_session;
 let waited = null;
 let who = null;
+let isHistoryOld = false;
 
 function draw() {
   if (!open) {
@@ -52,13 +53,16 @@ function take(card) {
   if (open && open.id === card.id && card.version < open.version) return;
   const before = open?.id;
   open = isEnding(card) ? null : card;
+  if (!open) historyHasChanged();
   if (open && before !== open.id) announce(`Help was pressed here: ${problemText(open.problem)}.`);
   draw();
 }
 
 function snapshot(cards) {
   attention.snapshot(cards);
+  const before = open;
   open = cards.find((card) => card.machine.id === first.id && !isEnding(card)) ?? null;
+  if ((before && !open) || isHistoryOld) historyHasChanged();
   draw();
 }
 
@@ -94,12 +98,30 @@ async function look(address, places) {
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const part of document.querySelectorAll(places)) {
     const next = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
-    if (!next || next.dataset.version === part.dataset.version) continue;
+    if (!next || (next.dataset.version && next.dataset.version === part.dataset.version)) continue;
     if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea")) continue; // somebody types
     part.replaceWith(next);
     fillTimes(next);
   }
 }
+
+// What has ended moves from the banner to the list of rescues.
+async function lookAtHistory() {
+  if (!isHistoryOld || document.visibilityState !== "visible") return;
+  isHistoryOld = false;
+  try {
+    await look(location.pathname + location.search, '[data-live="history"]');
+  } catch {
+    isHistoryOld = true; // the network is away: the next snapshot, or the next glance at the page, comes here again
+  }
+}
+
+function historyHasChanged() {
+  isHistoryOld = true;
+  lookAtHistory();
+}
+
+document.addEventListener("visibilitychange", lookAtHistory);
 
 async function keepLooking(address, every, places) {
   try {

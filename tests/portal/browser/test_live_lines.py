@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import WebSocketRoute, expect
 
+from sessions import services
+from sessions.models import SupportSession
 from tests.portal.browser.conftest import Operator, until
 from tests.portal.browser.test_queue import SignIn, at_queue, newer
 from tests.sessions.rescues import machine, person, press
@@ -45,6 +47,16 @@ def test_machine_page_says_that_its_line_is_lost_and_catches_up(sign_in: SignIn)
     alice.live.blocked = False
     expect(rescue).to_contain_text("Bob has it.", timeout=20_000)
     expect(banner).to_be_hidden()
+
+
+def test_rescue_that_ends_moves_to_its_machine_s_list(sign_in: SignIn) -> None:
+    alice, card = at_machine(sign_in)
+    history = alice.page.locator("[data-live=history]")
+    expect(history).to_contain_text("No rescue has ended here yet")
+    services.cancel(SupportSession.objects.get())
+    alice.live.tell(newer(card, state="closing"))
+    expect(history).to_contain_text("Grinder jammed")
+    expect(alice.page.locator("[data-open-rescue]")).to_be_empty()
 
 
 def test_line_that_opens_and_says_nothing_is_replaced_by_asking(sign_in: SignIn) -> None:
