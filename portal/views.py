@@ -61,7 +61,13 @@ def rescue(request: HttpRequest, session_id: UUID) -> HttpResponse:
     if session is None:
         raise Http404("No such rescue in your fleets.")
     card = selectors.card(session, viewer=user)
-    state = _state(user, session=card, ticket=_first_ticket(request, session, card))
+    operator = fleet_selectors.operator_of(user)
+    state = _state(
+        user,
+        session=card,
+        ticket=_first_ticket(request, session, card),
+        watches_over=operator is not None and operator.is_supervisor,
+    )
     return render(request, "portal/rescue.html", {"state": state})
 
 

@@ -80,6 +80,7 @@ export const sessions = {
   handOver: (id, operator) => post(session(id, "handover"), { operator }),
   close: (id, values) => post(session(id, "close"), values),
   attach: (id, role) => post(session(id, "attachments"), { role }),
+  lookedAt: (id) => post(session(id, "looked-at")),
   events: (id) => get(session(id, "events")),
   colleagues: (id) => get(session(id, "colleagues")),
   causes: () => get("/api/v1/causes/"),

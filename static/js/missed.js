@@ -1,6 +1,6 @@
 // For supervisors: rescues that ended without anybody having come, until somebody has looked at them.
 
-import { Problem, get, post, signInAddress } from "./api.js";
+import { Problem, get, sessions, signInAddress } from "./api.js";
 import { announce, button, el, icon, setText, toast } from "./dom.js";
 import { ago, dateAndTime } from "./times.js";
 import { machineName, place, problemText } from "./words.js";
@@ -43,6 +43,10 @@ function draw(found) {
   const ids = new Set(found.map((card) => card.id));
   for (const [id, row] of rows) {
     if (ids.has(id)) continue;
+    if (row.contains(document.activeElement)) {
+      const near = row.nextElementSibling ?? row.previousElementSibling;
+      (near?.querySelector("button") ?? document.getElementById("content")).focus({ preventScroll: true });
+    }
     row.remove();
     rows.delete(id);
   }
@@ -82,9 +86,10 @@ function rowOf(card) {
 }
 
 async function lookedAt(card, control) {
+  if (control.getAttribute("aria-busy") === "true") return;
   control.setAttribute("aria-busy", "true");
   try {
-    await post(`/api/v1/sessions/${card.id}/looked-at/`);
+    await sessions.lookedAt(card.id);
     announce(`${problemText(card.problem)} at ${card.site.name} is marked as looked at.`);
     look();
   } catch (error) {

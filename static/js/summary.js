@@ -1,16 +1,20 @@
 // After the end: what happened, in figures and as a timeline.
 
-import { Problem, sessions } from "./api.js";
-import { el, icon } from "./dom.js";
+import { Problem, sessions, signInAddress } from "./api.js";
+import { announce, button, el, icon, toast } from "./dom.js";
 import { between, dateAndTime, timeOfDay } from "./times.js";
 import { country, ending, machineName, problemText } from "./words.js";
 
 // The state's own words for what the line about the person's join or leave says already.
 const TWICE = new Set(["repairing", "left_desktop"]);
 
-/** The summary of a rescue that is closing or closed; `update(card)` brings it up to date. */
+/**
+ * The summary of a rescue that is closing or closed; `update(card)` brings it up to date. Who watches over the fleet
+ * can mark one that nobody came to as looked at.
+ */
 export class Summary {
-  constructor(card) {
+  constructor(card, { watchesOver = false } = {}) {
+    this.watchesOver = watchesOver;
     this.events = el("ol", { class: "timeline" }, el("li", {}, el("span", { class: "soft", text: "Fetching…" })));
     this.top = el("header", { class: "summary-head" });
     this.figures = el("dl", { class: "figures-row" });
@@ -32,6 +36,9 @@ export class Summary {
 
   update(card) {
     this.version = card.version;
+    const wasHere = this.top.contains(document.activeElement);
+    const { missed } = card;
+    const isToBeLookedAt = missed && !missed.looked_at;
     this.top.replaceChildren(
       el("a", { class: "crumb", href: "/" }, icon("back"), "Queue"),
       el(
@@ -46,13 +53,16 @@ export class Summary {
       ),
       el("h1", { tabindex: -1 }, problemText(card.problem)),
       el("p", { class: "lead", text: card.sentence }),
+      missed?.looked_at ? el("p", { class: "soft", text: `${missed.looked_by?.name ?? "A supervisor"} looked at it, ${dateAndTime(missed.looked_at)}.` }) : "",
       el(
         "div",
         { class: "buttons" },
+        isToBeLookedAt && this.watchesOver ? button("Looked at", { icon: "check", action: "looked-at", click: (event) => this.#lookedAt(card, event.currentTarget) }) : "",
         el("a", { class: "button strong", href: "/" }, "Back to the queue"),
         el("a", { class: "button", href: `/machines/${card.machine.id}/` }, "The machine's history"),
       ),
     );
+    if (wasHere) this.top.querySelector("h1").focus({ preventScroll: true });
     this.figures.replaceChildren(
       ...[
         ["Until claimed", between(card.requested_at, card.claimed_at)],
@@ -77,6 +87,20 @@ export class Summary {
       ...rows.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })]),
     );
     this.#fetch(card.id);
+  }
+
+  async #lookedAt(card, pressed) {
+    if (pressed.getAttribute("aria-busy") === "true") return;
+    pressed.setAttribute("aria-busy", "true");
+    try {
+      this.update(await sessions.lookedAt(card.id));
+      announce("It is marked as looked at.");
+    } catch (error) {
+      pressed.removeAttribute("aria-busy");
+      if (!(error instanceof Problem)) throw error;
+      if (error.status === 401) location.assign(signInAddress());
+      toast(error.detail);
+    }
   }
 
   async #fetch(id) {

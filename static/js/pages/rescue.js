@@ -337,7 +337,7 @@ function drawSummary() {
     if (summary.version !== card.version) summary.update(card);
     return;
   }
-  summary = new Summary(card); // first of all: leaving the desktop draws again
+  summary = new Summary(card, { watchesOver: first.watches_over }); // first of all: leaving the desktop draws again
   desktop.leave();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   if (document.fullscreenElement) document.exitFullscreen();

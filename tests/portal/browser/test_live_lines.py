@@ -10,6 +10,7 @@ from playwright.sync_api import WebSocketRoute, expect
 
 from sessions import services
 from sessions.models import SupportSession
+from sessions.states import EndReason
 from tests.portal.browser.conftest import Operator, until
 from tests.portal.browser.test_queue import SignIn, at_queue, newer
 from tests.sessions.rescues import machine, person, press
@@ -140,4 +141,27 @@ def test_supervisor_looks_at_what_nobody_answered(sign_in: SignIn) -> None:
     sue.answer("GET", "/sessions/missed/", 200, listing())
     section.get_by_role("button", name="Looked at").click()
     expect(section).to_be_hidden()
+    assert len(sue.posted("/looked-at/")) == 1
+    expect(sue.page.locator("#content")).to_be_focused()
+
+
+def test_missed_rescue_is_marked_as_looked_at_on_its_own_page(sign_in: SignIn) -> None:
+    """Where the message about it leads to."""
+    session = press("A1")
+    sue = sign_in(person("Sue", role="supervisor"))
+    services.end(session, EndReason.UNANSWERED)
+    sue.visit(f"/sessions/{session.pk}/")
+    card = sue.state("rescue-state")["session"]
+    at = card["requested_at"]
+    missed: dict[str, Any] = {"at": at, "looked_at": None, "looked_by": None}
+    button = sue.page.get_by_role("button", name="Looked at")
+    expect(sue.page.locator("[data-summary]")).to_be_visible()
+    expect(button).to_be_hidden()
+    sue.live.tell(newer(card, missed=missed))
+    by = {"id": person("Sue").pk, "name": "Sue"}
+    looked = newer(newer(card), missed=missed | {"looked_at": at, "looked_by": by})
+    sue.answer("POST", "/looked-at/", 200, looked)
+    button.dblclick()
+    expect(sue.page.locator("[data-summary]")).to_contain_text("Sue looked at it")
+    expect(button).to_be_hidden()
     assert len(sue.posted("/looked-at/")) == 1
