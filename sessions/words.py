@@ -85,10 +85,11 @@ def message_for_machine(session: SupportSession) -> str:
     """What the person at the machine reads."""
     if session.end_reason in (None, EndReason.UNANSWERED) and session.operator_id is None:
         row: Escalation | None = getattr(session, "escalation", None)
-        if row is not None and row.nobody_at is not None:
+        told = _told(row) if row is not None else None
+        if row is not None and (row.nobody_at is not None or (told is not None and not told.keys() - {None})):
             zone = session.machine.site.time_zone
             return asking_words.for_machine(row.next_duty_at, time_zone=zone, now=timezone.now())
-        if session.is_open and row is not None and _nobody_was_told(row):
+        if session.is_open and told is not None and not any(told.values()):
             return asking_words.UNTOLD
     if session.end_reason:
         return _MACHINE_END[EndReason(session.end_reason)]
@@ -135,11 +136,15 @@ def event_sentence(event: SessionEvent) -> str:
     return str(sentence or event.kind.replace("_", " ").capitalize() + ".")
 
 
-def _nobody_was_told(row: Escalation) -> bool:
-    """Whether the ladder is at its end, and no message of it could go to anybody."""
+def _told(row: Escalation) -> dict[int | None, bool] | None:
+    """Who was asked in this round, and whether a message could go to them; None while others may still be.
+
+    An address of last resort is None: it may be a letter box at night, and puts nobody on duty.
+    """
     if row.rung != Rung.DONE or row.stepped_at is None:
-        return False
-    return not Asked.objects.filter(session=row.session_id, round=row.round, is_reachable=True).exists()
+        return None
+    asked = Asked.objects.filter(session=row.session_id, round=row.round)
+    return dict(asked.values_list("user_id", "is_reachable"))
 
 
 def _signing_in(session: SupportSession) -> bool:

@@ -52,6 +52,26 @@ def test_machine_is_told_that_nobody_is_there_and_from_when(
     assert words.message_for_machine(ended) == text
 
 
+def test_letter_to_the_last_resort_puts_nobody_on_duty(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.NOTIFY_EMAIL_URL = "smtp://mail.example"
+    at_home(clock, "23 03:00")
+    monkeypatch.setattr("django.utils.timezone.now", clock)
+    fleet_ = fleet()
+    fleet_.last_resort_email = "help@example.org"
+    fleet_.save()
+    telemetry = Telemetry()
+    telemetry.next_at = at_home(Clock(), "23 06:00")()
+    session = press(now=clock())
+    asker(telemetry, clock).run_pass()
+    assert asked(session) == ["help@example.org"]
+    expected = "Nobody is on duty at this moment. Somebody will look at this machine from 07:00."
+    assert words.message_for_machine(fresh(session)) == expected
+    ended = services.end(fresh(session), EndReason.UNANSWERED, now=clock.tick(60))
+    assert words.message_for_machine(ended) == expected
+
+
 def test_somebody_whose_duty_begins_meanwhile_is_asked_then(cast: None, clock: Clock) -> None:
     Operator.objects.filter(user=person("Sue")).update(is_available=False)
     telemetry = Telemetry()
