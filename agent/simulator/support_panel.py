@@ -37,8 +37,8 @@ class SupportView:
         if self.state == "offline":
             return "The line is down"
         if self.state in _WAITING:
-            return "Support is on its way"
-        return {"closing": "Closing", "closed": "Done", "cancelled": "Withdrawn", "failed": "Not reached"}.get(
+            return "Waiting for support"  # whether anybody comes is for the message to say
+        return {"closing": "Closing", "closed": "Call ended", "cancelled": "Withdrawn", "failed": "Not reached"}.get(
             self.state, ""
         )
 
