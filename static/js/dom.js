@@ -103,7 +103,8 @@ export function openDialog(title, build, { name = "" } = {}) {
     body,
   );
   if (foot) dialog.append(foot);
-  dialog.addEventListener("click", (event) => event.target === dialog && shut());
+  // The second click of a double one, on what had opened it, is none beside it.
+  dialog.addEventListener("click", (event) => event.target === dialog && event.detail < 2 && shut());
   const before = document.activeElement;
   (document.fullscreenElement ?? document.body).append(dialog);
   dialog.showModal();

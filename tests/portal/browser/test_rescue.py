@@ -64,6 +64,16 @@ def picture_box(who: Operator) -> Any:
     return box
 
 
+def test_double_click_asks_as_a_single_one_does(sign_in: SignIn) -> None:
+    alice, card = at_rescue(sign_in, claim=True)
+    connected(alice, card)
+    alice.page.get_by_role("button", name="Release").dblclick()
+    expect(alice.page.locator("dialog")).to_be_visible()
+    alice.page.mouse.click(5, 5)
+    expect(alice.page.locator("dialog")).to_have_count(0)
+    assert alice.posted("/release/") == []
+
+
 def test_waiting_is_shown_as_steps_until_the_desktop_is_there(sign_in: SignIn) -> None:
     alice, card = at_rescue(sign_in)
     expect(alice.page.locator(".steps li")).to_have_count(4)
