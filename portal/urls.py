@@ -39,6 +39,7 @@ urlpatterns = [
     path("machines/<int:machine_id>/unfreeze/", machine_pages.unfreeze, name="machine-unfreeze"),
     path("machines/<int:machine_id>/identities/<int:identity_id>/revoke/", machine_pages.revoke, name="machine-revoke"),
     path("messages/", message_pages.told, name="messages"),
+    path("account/", RedirectView.as_view(pattern_name="account")),
     path("account/devices/", device_pages.devices, name="devices"),
     path("account/availability/", availability_pages.availability, name="availability"),
     path("enrol/", EnrolView.as_view(), name="enrol"),

@@ -80,6 +80,10 @@ def test_strangers_are_sent_to_sign_in_from_every_page() -> None:
         assert response["Location"].startswith("/accounts/login/"), address
 
 
+def test_account_is_found_without_what_stands_below_it(alice: Client) -> None:
+    assert alice.get("/account/")["Location"] == "/accounts/"
+
+
 def test_queue_begins_with_the_open_rescues_of_ones_own_fleets(alice: Client, charlie: Client) -> None:
     session = press()
     state = _Page(alice.get("/")).states["queue-state"]
