@@ -72,7 +72,7 @@ export function ago(iso) {
   const seconds = secondsSince(iso);
   if (seconds < 45) return "just now";
   if (seconds < 2 * 86400) {
-    const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+    const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
     if (seconds < 3600) return relative.format(-Math.round(seconds / 60), "minute");
     if (seconds < 86400) return relative.format(-Math.round(seconds / 3600), "hour");
     return relative.format(-1, "day");

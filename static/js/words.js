@@ -2,7 +2,7 @@
 
 const regions = (() => {
   try {
-    return new Intl.DisplayNames(undefined, { type: "region" });
+    return new Intl.DisplayNames("en", { type: "region" }); // within English words; times go by the person's own habit
   } catch {
     return null;
   }

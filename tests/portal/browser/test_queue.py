@@ -49,6 +49,13 @@ def test_press_shows_as_a_ticket_at_once(sign_in: SignIn) -> None:
     expect(alice.page.locator("[role=status][aria-live=polite]")).to_contain_text("New request: Milk too cold")
 
 
+def test_browser_of_another_tongue_mixes_none_of_its_words_in(sign_in: SignIn) -> None:
+    press("A1")
+    alice = sign_in(person("Alice"), locale="de-DE")
+    alice.visit("/")
+    expect(alice.page.locator("[data-section=waiting] .ticket")).to_contain_text("Italy")
+
+
 def test_ticket_moves_to_its_claimer_and_goes_at_the_end(sign_in: SignIn) -> None:
     press("A1")
     bob = person("Bob")
