@@ -51,8 +51,7 @@ def test_press_shows_as_a_ticket_at_once(sign_in: SignIn) -> None:
 
 def test_browser_of_another_tongue_mixes_none_of_its_words_in(sign_in: SignIn) -> None:
     press("A1")
-    alice = sign_in(person("Alice"), locale="de-DE")
-    alice.visit("/")
+    alice, _ = at_queue(sign_in, locale="de-DE")
     expect(alice.page.locator("[data-section=waiting] .ticket")).to_contain_text("Italy")
 
 
