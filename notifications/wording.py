@@ -7,15 +7,18 @@ import unicodedata
 
 _ELLIPSIS = "…"
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
+# Of the invisible characters that say how others are written (Unicode's Cf) the two that words and emoji are made with.
+# The others make one thing read like another, as U+202E does, which turns round what follows, or hide what is there.
+_HARMLESS_FORMATS = {"\u200c", "\u200d"}
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without control characters: nothing a header could be made of."""
+    """The text on one line, without control and format characters: nothing a header could be made of."""
     return " ".join(_printable(text).split())
 
 
 def lines(text: str) -> str:
-    """The text with its line breaks and without other control characters."""
+    """The text with its line breaks and without other control and format characters."""
     return "\n".join(" ".join(line.split()) for line in _printable(text).splitlines()).strip()
 
 
@@ -55,7 +58,16 @@ def _between_characters(text: str, at: int) -> int:
 
 
 def _printable(text: str) -> str:
-    return "".join(
-        one if one in "\n\t" or unicodedata.category(one) not in {"Cc", "Cs"} else " "
-        for one in text.replace("\r\n", "\n").replace("\r", "\n")
-    )
+    return "".join(_printed(one) for one in text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _printed(one: str) -> str:
+    """The character; a space for a control character, nothing for one that only says how others are written."""
+    if one in "\n\t" or one in _HARMLESS_FORMATS:
+        return one
+    match unicodedata.category(one):
+        case "Cc" | "Cs":
+            return " "
+        case "Cf":
+            return ""
+    return one
