@@ -1,6 +1,6 @@
 """E-mail: plain words and one link, handed to the mail server that NOTIFY_EMAIL_URL names.
 
-Through Django's SMTP backend, by name: EMAIL_BACKEND stays what it is, for nothing else sends mail. A message tried
+Through Django's SMTP backend, made here: EMAIL_BACKEND stays what it is, for nothing else sends mail. A message tried
 twice has the same Message-ID, by which receivers tell duplicates.
 """
 
@@ -15,16 +15,21 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 from django.core.validators import validate_email
 
 from notifications import wording
 from notifications.channels.base import DeliveryError, Parcel
+from notifications.channels.mail_line import Backend, Line
 from notifications.mail_server import MailServer, parse
 
-BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 # For the connection and for each answer of the mail server.
 TIMEOUT_S = 5
+# For all of them together; then the connection is cut. Shorter than any send may be (base.LONGEST_SEND_S), so that no
+# thread is still talking when the message is tried again.
+LONGEST_S = 15.0
+# Within so long a thread whose connection was cut says what it knows: it may have been taken at the last moment.
+_LAST_WORD_S = 1.0
 _AT_ONCE = 4
 _MAX_SUBJECT_CHARS = 150
 
@@ -40,8 +45,21 @@ class Email:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mail")
 
     async def send(self, parcel: Parcel) -> None:
-        """Hands it to the mail server; raises DeliveryError."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, _send, self._server, parcel)
+        """Hands it to the mail server; raises DeliveryError. Ended or broken off, nothing more is said there."""
+        line = Line()
+        work = asyncio.get_running_loop().run_in_executor(self._threads, _send, self._server, parcel, line)
+        try:
+            await asyncio.wait([work], timeout=LONGEST_S)
+            is_late = not work.done()
+            if is_late:
+                line.cut()
+                await asyncio.wait([work], timeout=_LAST_WORD_S)
+            if is_late and not (work.done() and work.exception() is None):
+                raise DeliveryError(f"The mail server did not take it within {LONGEST_S:.0f} s.")
+            work.result()
+        finally:
+            line.cut()
+            work.cancel()
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -69,10 +87,10 @@ def message_of(parcel: Parcel) -> EmailMessage:
     )
 
 
-def _send(server: MailServer, parcel: Parcel) -> None:
+def _send(server: MailServer, parcel: Parcel, line: Line) -> None:
     message = message_of(parcel)
-    message.connection = get_connection(
-        BACKEND,
+    message.connection = Backend(
+        line,
         host=server.host,
         port=server.port,
         username=server.user,

@@ -27,12 +27,17 @@ class Mail:
 
 
 class MailServer:
-    """Takes all mail but what `refusals` says: an answer, as in "550 Nobody here", by the command it is given to."""
+    """Takes all mail but what `refusals` says: an answer, as in "550 Nobody here", by the command it is given to.
+
+    It stalls before its first word (`stall_s`), and before its answers (`slow_at`, seconds by command).
+    """
 
     def __init__(self) -> None:
         self.mails: list[Mail] = []
         self.refusals: dict[str, str] = {}
         self.stall_s = 0.0
+        self.slow_at: dict[str, float] = {}
+        self.commands: list[str] = []
         self._arrived = threading.Condition()
         self._may_answer = threading.Event()
         self._may_answer.set()
@@ -85,6 +90,8 @@ class MailServer:
         while line := handler.rfile.readline():
             verb, _, rest = line.decode().strip().partition(" ")
             verb = verb.upper()
+            self.commands.append(verb)
+            time.sleep(self.slow_at.get(verb, 0.0))
             if refusal := self.refusals.get(verb):
                 say(refusal)
             elif verb == "EHLO":

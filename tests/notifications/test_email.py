@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -13,8 +14,8 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from notifications import mail_server as settings_of_mail
-from notifications.channels import email
-from notifications.channels.base import DeliveryError, Parcel
+from notifications.channels import email, mail_line
+from notifications.channels.base import LONGEST_SEND_S, DeliveryError, Parcel
 from notifications.channels.email import Email
 from tests.fakes.mail_server import MailServer
 
@@ -105,6 +106,62 @@ async def test_mail_server_that_stalls_or_is_away_is_tried_again(
     settings.NOTIFY_EMAIL_URL = "smtp://127.0.0.1:1"
     with pytest.raises(DeliveryError, match="could not be reached"):
         await send(parcel())
+
+
+async def test_mail_server_slow_at_each_command_is_cut_off_and_gets_nothing_later(
+    mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer comes in time; all together would come long after the message is tried again."""
+    assert email.LONGEST_S + email._LAST_WORD_S < LONGEST_SEND_S
+    monkeypatch.setattr(email, "LONGEST_S", 0.5)
+    mail_server.slow_at = dict.fromkeys(("EHLO", "MAIL", "RCPT", "DATA"), 0.2)
+    began = time.monotonic()
+    with pytest.raises(DeliveryError, match="did not take it within") as refused:
+        await send(parcel())
+    assert not refused.value.permanent and time.monotonic() - began < 1.0
+    mail_server.slow_at = {}
+    await send(parcel(title="The next one"))
+    await asyncio.sleep(0.4)  # what the first one's thread would need to say it all
+    (mail,) = mail_server.wait_for(1)
+    assert mail.message["Subject"] == "The next one"
+
+
+async def test_mail_broken_off_with_its_sender_is_not_sent_later(mail_server: MailServer) -> None:
+    mail_server.hold()
+    channel = Email()
+    sending = asyncio.ensure_future(channel.send(parcel()))
+    await asyncio.sleep(0.1)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    await channel.close()
+    mail_server.let_go()
+    await send(parcel(title="The next one"))
+    assert [mail.message["Subject"] for mail in mail_server.wait_for(1)] == ["The next one"]
+    assert mail_server.commands.count("MAIL") == 1
+
+
+async def test_mail_server_that_never_begins_tls_is_cut_off(
+    mail_server: MailServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(email, "LONGEST_S", 0.3)
+    settings.NOTIFY_EMAIL_URL = mail_server.url.replace("smtp://", "smtps://")
+    mail_server.hold()
+    cut: list[bool] = []
+    real = mail_line.Line.hold
+    monkeypatch.setattr(mail_line.Line, "hold", lambda line, connection: (real(line, connection), cut.append(True))[0])
+    began = time.monotonic()
+    with pytest.raises(DeliveryError, match="did not take it within"):
+        await send(parcel())
+    assert cut and time.monotonic() - began < email._LAST_WORD_S, "its thread has ended, too"
+
+
+async def test_mail_taken_at_the_last_moment_counts_as_sent(
+    mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(email, "LONGEST_S", 0.4)
+    mail_server.slow_at["QUIT"] = 0.8
+    await send(parcel())
+    assert len(mail_server.mails) == 1
 
 
 def test_password_of_the_mail_server_is_in_no_words() -> None:
