@@ -58,7 +58,7 @@ def asking(session: SupportSession, standing: Standing) -> dict[str, Any] | None
     row: Escalation = session.escalation
     asked = _asked(session)
     return {
-        "sentence": _sentence(session, row, asked),
+        "sentence": _sentence(session, row, asked, standing),
         "people": [
             {
                 "id": one.user_id,
@@ -102,19 +102,23 @@ def _asked(session: SupportSession) -> list[Asked]:
     return now
 
 
-def _sentence(session: SupportSession, row: Escalation, asked: list[Asked]) -> str:
-    names = [_name(one) for one in asked if one.is_reachable]
+def _sentence(session: SupportSession, row: Escalation, asked: list[Asked], standing: Standing) -> str:
+    tried = [one for one in asked if one.is_reachable]
+    # Who has got nothing was not asked, whatever was meant for them.
+    names = [_name(one) for one in tried if standing.get(one.user_id) != "failed"]
     people = [_name(one) for one in asked if one.user]
-    unreached = asking_words.unreached(people) if people and not names else ""
+    following = _following(row, asked) if session.is_open else ""
+    so_far = asking_words.progress(names, following=following)
+    if tried and not names:
+        so_far = asking_words.failed([_name(one) for one in tried], following=following)
+    elif people and not names:
+        so_far = asking_words.unreached(people)
     if not session.is_open:
-        so_far = unreached or asking_words.progress(names, following="")
         return f"{so_far} Nobody came.".strip()
-    if unreached and row.nobody_at is None:
-        return unreached
-    if row.nobody_at is not None or not names:
+    if row.nobody_at is not None or not so_far:
         zone = session.machine.site.time_zone
         return asking_words.nobody(row.next_duty_at, time_zone=zone, now=timezone.now())
-    return asking_words.progress(names, following=_following(row, asked))
+    return so_far
 
 
 def _following(row: Escalation, asked: list[Asked]) -> str:

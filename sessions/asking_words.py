@@ -14,14 +14,18 @@ NOBODY = "Nobody is on duty at this moment."
 UNTOLD = (
     "Your request is here, but nobody can be called to it just now. Whoever looks at their screen next will see it."
 )
+UNANSWERED = "Nobody has answered yet."
 _MOST_NAMED = 5
 
 
-def for_machine(next_duty_at: datetime | None, *, time_zone: str, now: datetime) -> str:
-    """For the person at a machine that nobody can be asked about: from when somebody will look, by the clock there."""
+def for_machine(next_duty_at: datetime | None, *, time_zone: str, now: datetime, opening: str) -> str:
+    """For the person at a machine that nobody is left to ask about: from when somebody will look, by the clock there.
+
+    `opening` says why: NOBODY, or UNANSWERED.
+    """
     if next_duty_at is None or next_duty_at <= now:
-        return f"{NOBODY} Your request is kept, and somebody will look at this machine."
-    return f"{NOBODY} Somebody will look at this machine from {moment(next_duty_at, time_zone=time_zone, now=now)}."
+        return f"{opening} Your request is kept, and somebody will look at this machine."
+    return f"{opening} Somebody will look at this machine from {moment(next_duty_at, time_zone=time_zone, now=now)}."
 
 
 def nobody(next_duty_at: datetime | None, *, time_zone: str, now: datetime) -> str:
@@ -56,17 +60,25 @@ def progress(asked: Sequence[str], *, following: str) -> str:
     if not asked:
         return ""
     verb = "were" if len(asked) > 1 else "was"
-    next_one = f"; {following} {'are' if following == SUPERVISORS else 'is'} next" if following else ""
     said = listed(asked)
     if asked[0] == LAST_RESORT:
         said = said[0].upper() + said[1:]
-    return f"{said} {verb} asked{next_one}."
+    return f"{said} {verb} asked{_and_next(following)}."
+
+
+def failed(asked: Sequence[str], *, following: str) -> str:
+    """The same where none of what was sent to them has arrived, and nothing of it is on its way any more."""
+    return f"No message got through to {listed(asked)}{_and_next(following)}."
 
 
 def unreached(names: Sequence[str]) -> str:
     """Those who were to be asked, when there is no way to tell any of them."""
     have = "have" if len(names) > 1 else "has"
     return f"No message could be sent: {listed(names)} {have} no device, e-mail or SMS for it here."
+
+
+def _and_next(following: str) -> str:
+    return f"; {following} {'are' if following == SUPERVISORS else 'is'} next" if following else ""
 
 
 SUPERVISORS = "the supervisors"

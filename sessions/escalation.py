@@ -290,7 +290,10 @@ def _is_missed(escalation: Escalation) -> bool:
     session = escalation.session
     if session.operator_id is not None or session.closed_by_id is not None or session.end_reason in _NOT_MISSED:
         return False
-    return session.end_reason == EndReason.UNANSWERED or escalation.nobody_at is not None
+    # Who gave up when everybody had been asked waited in vain; not so where somebody had it for a while.
+    is_given_up = session.end_reason == EndReason.CANCELLED and escalation.rung == Rung.DONE
+    gave_up_alone = is_given_up and escalation.round == 1 and not _begins_round(escalation)
+    return session.end_reason == EndReason.UNANSWERED or escalation.nobody_at is not None or gave_up_alone
 
 
 def _supervisors_of(fleet: Fleet) -> QuerySet[User]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from django.utils import timezone
 
-from sessions import asking_words
+from notifications.models import Delivery
+from sessions import asking_words, messages
 from sessions.models import Asked, Escalation, Rung, SessionEvent, SupportSession
 from sessions.states import EndReason, State
 
@@ -41,6 +42,9 @@ END_SENTENCES = {
     ),
 }
 
+# Who withdrew it has waited until nobody was left to ask.
+_GAVE_UP = "The person at the machine waited, nobody came, and they withdrew the request. Call the site."
+
 _MACHINE_END = {
     EndReason.RESOLVED: "Solved. Thank you for waiting, please try again.",
     EndReason.NOT_RESOLVED: "We could not solve it from here. Somebody will look at this machine.",
@@ -65,6 +69,10 @@ def state_label(session: SupportSession) -> str:
 
 def sentence(session: SupportSession) -> str:
     """One plain sentence: what is going on, or how it ended and what to do next."""
+    if session.end_reason == EndReason.CANCELLED:
+        row: Escalation | None = getattr(session, "escalation", None)
+        if row is not None and row.missed_at is not None:
+            return _GAVE_UP
     if session.end_reason:
         return END_SENTENCES[EndReason(session.end_reason)]
     if session.notice:
@@ -85,12 +93,14 @@ def message_for_machine(session: SupportSession) -> str:
     """What the person at the machine reads."""
     if session.end_reason in (None, EndReason.UNANSWERED) and session.operator_id is None:
         row: Escalation | None = getattr(session, "escalation", None)
-        told = _told(row) if row is not None else None
+        # Where it was given back a moment ago, its new round has yet to begin.
+        told = _told(row) if row is not None and row.answer_due_at == session.answer_due_at else None
         if row is not None and (row.nobody_at is not None or (told is not None and not told.keys() - {None})):
-            zone = session.machine.site.time_zone
-            return asking_words.for_machine(row.next_duty_at, time_zone=zone, now=timezone.now())
-        if session.is_open and told is not None and not any(told.values()):
-            return asking_words.UNTOLD
+            return _from_when(session, row, asking_words.NOBODY)
+        if row is not None and told is not None and session.is_open:
+            if not any(told.values()) or not _has_message(row):
+                return asking_words.UNTOLD
+            return _from_when(session, row, asking_words.UNANSWERED)
     if session.end_reason:
         return _MACHINE_END[EndReason(session.end_reason)]
     who = (session.operator.first_name or session.operator.display_name) if session.operator else ""
@@ -136,6 +146,11 @@ def event_sentence(event: SessionEvent) -> str:
     return str(sentence or event.kind.replace("_", " ").capitalize() + ".")
 
 
+def _from_when(session: SupportSession, row: Escalation, opening: str) -> str:
+    zone = session.machine.site.time_zone
+    return asking_words.for_machine(row.next_duty_at, time_zone=zone, now=timezone.now(), opening=opening)
+
+
 def _told(row: Escalation) -> dict[int | None, bool] | None:
     """Who was asked in this round, and whether a message could go to them; None while others may still be.
 
@@ -145,6 +160,14 @@ def _told(row: Escalation) -> dict[int | None, bool] | None:
         return None
     asked = Asked.objects.filter(session=row.session_id, round=row.round)
     return dict(asked.values_list("user_id", "is_reachable"))
+
+
+def _has_message(row: Escalation) -> bool:
+    """Whether any message of this round has arrived, or is still on its way."""
+    good = [Delivery.State.PENDING, Delivery.State.SENT]
+    kinds = [messages.ASKED, messages.LAST_RESORT]
+    of_round = Delivery.objects.filter(subject=row.session_id, kind__in=kinds, created_at__gte=row.began_at)
+    return of_round.filter(state__in=good).exists()
 
 
 def _signing_in(session: SupportSession) -> bool:
