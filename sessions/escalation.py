@@ -31,6 +31,8 @@ from sessions.states import EndReason
 TAKEN, OVER = "taken", "over"
 _SUPERVISORS_WHY = "a supervisor of the fleet"
 _LAST_RESORT_WHY = "the fleet's address of last resort"
+# Of the time in which somebody must have claimed, the operators' rung has one of so many parts.
+_SHARE_OF_OPERATORS = 3
 # Ends that somebody else has seen to: whoever ended it so knows of it.
 _NOT_MISSED = {EndReason.MACHINE_WITHDRAWN}
 
@@ -116,6 +118,7 @@ def step(escalation: Escalation, duty: Duty | None, *, now: datetime) -> None:
         ],
         has_last_resort=bool(fleet.last_resort_email or fleet.last_resort_phone) and None not in asked_before,
         waits=_waits(fleet),
+        operators_left=_operators_until(escalation, values, now=now) - now,
     )
     is_alone = not found.asked and not found.asks_last_resort and not asked_before
     values |= {"duty": named, "rung": found.rung, "next_at": _next_at(escalation, values, found, now=now)}
@@ -202,6 +205,16 @@ def _waits(fleet: Fleet) -> Waits:
         supervisors=of(fleet.ask_supervisors_after_s, settings.ASK_SUPERVISORS_AFTER_S),
         last_resort=of(fleet.ask_last_resort_after_s, settings.ASK_LAST_RESORT_AFTER_S),
     )
+
+
+def _operators_until(escalation: Escalation, values: dict[str, Any], *, now: datetime) -> datetime:
+    """When the supervisors hear of it, however many operators there are.
+
+    A third of the time in which somebody must have claimed, as it was when telemetry named the operators.
+    """
+    since: datetime = values.get("duty_at", escalation.duty_at) or now
+    due: datetime = values.get("answer_due_at", escalation.answer_due_at)
+    return since + (due - since) / _SHARE_OF_OPERATORS
 
 
 def _next_at(escalation: Escalation, values: dict[str, Any], found: Step, *, now: datetime) -> datetime | None:

@@ -80,6 +80,40 @@ def test_fleets_own_times_count(cast: None, clock: Clock) -> None:
         assert len(asked(session)) == expected
 
 
+def test_supervisors_hear_of_it_after_a_third_of_the_deadline_however_many_operators_there_are(
+    cast: None, clock: Clock
+) -> None:
+    crew = [reachable(f"Person {number}").username for number in range(25)]
+    worker = asker(Telemetry(*crew), clock)
+    session = press(now=clock())
+    steps: dict[int, list[str]] = {}
+    for second in range(0, 1800, 15):
+        before = len(asked(session))
+        with CaptureQueriesContext(connection) as found:
+            worker.run_pass()
+        if now := asked(session)[before:]:
+            steps[second] = now
+            # As many as the first step of all, and one for who was asked before; also where eleven are asked and Sue.
+            assert len(found) <= 17, "\n".join(query["sql"] for query in found)
+        send_all(clock)
+        clock.tick(15)
+    assert list(steps) == [*range(0, 600, 45), 600]
+    assert steps[600] == [*crew[14:], "sue"], "who is left is asked with them"
+    assert escalation(session).rung == Rung.DONE
+
+
+def test_bound_of_the_operators_is_a_share_of_the_fleets_own_deadline(cast: None, clock: Clock) -> None:
+    fleet_ = fleet()
+    fleet_.answer_deadline_s = 90
+    fleet_.save()
+    session = press(now=clock())
+    worker = asker(Telemetry("alice", "bob"), clock)
+    for seconds, expected in ((0, ["alice"]), (29, ["alice"]), (1, ["alice", "bob", "sue"])):
+        clock.tick(seconds)
+        worker.run_pass()
+        assert asked(session) == expected
+
+
 def test_press_and_claim_ring_the_askers_bell_and_gateways_do_not(
     cast: None, django_capture_on_commit_callbacks: Callable[..., Any]
 ) -> None:

@@ -17,9 +17,20 @@ def someone(number: int, is_reachable: bool = True) -> Person:
     return Person(number, f"user-{number}", f"Person {number}", "on the rota here", is_reachable)
 
 
-def step(rung: Rung, operators: list[Person], supervisors: list[Person], *, has_last_resort: bool = False) -> Step:
+LONG = timedelta(hours=1)
+
+
+def step(
+    rung: Rung,
+    operators: list[Person],
+    supervisors: list[Person],
+    *,
+    has_last_resort: bool = False,
+    left: timedelta = LONG,
+) -> Step:
     return climb(
-        rung, operators=operators, supervisors=supervisors, has_last_resort=has_last_resort, waits=WAITS
+        rung, operators=operators, supervisors=supervisors, has_last_resort=has_last_resort, waits=WAITS,
+        operators_left=left,
     )  # fmt: skip
 
 
@@ -51,13 +62,31 @@ def test_wait_is_the_supervisors_when_nobody_else_on_duty_can_be_reached() -> No
     assert step(Rung.OPERATORS, [someone(1), someone(2, False)], []).wait == WAITS.supervisors
 
 
+def test_no_wait_among_operators_goes_past_the_end_of_their_rung() -> None:
+    soon = timedelta(seconds=10)
+    assert step(Rung.OPERATORS, [someone(1), someone(2)], [], left=soon).wait == soon
+    assert step(Rung.OPERATORS, [someone(1)], [someone(3)], left=soon).wait == soon
+
+
+def test_at_its_end_operators_who_are_left_and_supervisors_are_asked_at_once() -> None:
+    operators, supervisors = [someone(1), someone(2, False), someone(3)], [someone(3), someone(4)]
+    found = step(Rung.OPERATORS, operators, supervisors, has_last_resort=True, left=timedelta(0))
+    assert [(person.user_id, rung) for person, rung in found.asked] == [
+        *((number, Rung.OPERATORS) for number in (1, 2, 3)),
+        (4, Rung.SUPERVISORS),
+    ]
+    assert (found.rung, found.wait, found.asks_last_resort) == (Rung.LAST_RESORT, WAITS.last_resort, False)
+    found = step(Rung.OPERATORS, [someone(1)], [], left=timedelta(0))
+    assert (found.rung, found.wait) == (Rung.LAST_RESORT, WAITS.last_resort), "they have their time, too"
+
+
 people = st.lists(st.booleans(), max_size=5)
 
 
 @settings(max_examples=150, deadline=None)
-@given(operators=people, supervisors=people, both=st.booleans(), has_last_resort=st.booleans())
+@given(operators=people, supervisors=people, both=st.booleans(), has_last_resort=st.booleans(), is_over=st.booleans())
 def test_climbing_to_the_end_asks_everybody_once(
-    operators: list[bool], supervisors: list[bool], both: bool, has_last_resort: bool
+    operators: list[bool], supervisors: list[bool], both: bool, has_last_resort: bool, is_over: bool
 ) -> None:
     on_duty = [someone(number, is_reachable) for number, is_reachable in enumerate(operators)]
     above = [someone(100 + number, is_reachable) for number, is_reachable in enumerate(supervisors)]
@@ -72,6 +101,7 @@ def test_climbing_to_the_end_asks_everybody_once(
             [one for one in on_duty if one.user_id not in order],
             [one for one in above if one.user_id not in order],
             has_last_resort=has_last_resort,
+            left=timedelta(0) if is_over else LONG,
         )
         reached = [person for person, _ in found.asked if person.is_reachable]
         # A step asks somebody who can be reached, the last resort, or is the end: none waits for nothing.
