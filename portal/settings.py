@@ -179,6 +179,8 @@ try:
     )
     # So many pushes that have just begun may be on their way at once; those that hang are counted apart.
     SENDER_AT_ONCE = env.number("SENDER_AT_ONCE", 64, minimum=1, maximum=1000)
+    # Who was told what, and where, is of use only so long; a rescue that is under way is never that old.
+    MESSAGES_KEPT_DAYS = env.number("MESSAGES_KEPT_DAYS", 90, minimum=7, maximum=3650)
 
     # --- time limits, in seconds --------------------------------------------------------------------------------------
     # A gateway with the machine's desktop on it must be there within this time.
@@ -219,7 +221,7 @@ def _database(url: str) -> dict[str, object]:
         ) from None
     if parts.scheme == "sqlite":
         return {
-            "ENGINE": "django.db.backends.sqlite3",
+            "ENGINE": "portal.sqlite",
             "NAME": url.removeprefix("sqlite:///"),
             # DEFERRED lets two writers that have both read fail with "database is locked"; IMMEDIATE makes them queue.
             # secure_delete overwrites erased credentials in the file.
