@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import F, Q, QuerySet
 
 from machines.models import Operator, User
@@ -25,6 +26,7 @@ LEASE = timedelta(seconds=30)
 MAX_REFUSALS = 5
 # A clock or key of ours that is wrong makes push services refuse every device: that is found within a day.
 REFUSED_FOR = timedelta(days=1)
+MAX_FORGOTTEN = 500
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 1.0, 60.0
 _SENT_TO_THE = timedelta(minutes=1)
 
@@ -146,6 +148,16 @@ def expire(*, now: datetime) -> int:
     """Ends what is of no use any more; of what is just being sent, its sender says what became of it."""
     late = Delivery.objects.filter(_unleased(now), state=State.PENDING, expires_at__lte=now)
     return row_locks.update(late, state=State.EXPIRED, ended_at=now, outcome="It could not be sent in time.")
+
+
+def forget_old(*, now: datetime) -> int:
+    """Deletes what ended more than MESSAGES_KEPT_DAYS ago, the oldest first and few at a time; how many rows.
+
+    On SQLite nobody writes meanwhile: a whole year's rows would take as long as a press may.
+    """
+    old = Delivery.objects.filter(ended_at__lt=now - timedelta(days=settings.MESSAGES_KEPT_DAYS))
+    keys = list(old.order_by("ended_at").values_list("pk", flat=True)[:MAX_FORGOTTEN])
+    return row_locks.delete_free(old, keys) if keys else 0
 
 
 def back_off_s(tries: int) -> float:

@@ -99,6 +99,7 @@ class Delivery(models.Model):
             # What the sender looks for many times a second: a handful of rows, however many there have been.
             models.Index(fields=["channel", "next_try_at"], condition=Q(state="pending"), name="deliveries_pending"),
             models.Index(fields=["fleet", "created_at"], name="deliveries_of_a_fleet"),
+            models.Index(fields=["ended_at"], condition=Q(ended_at__isnull=False), name="deliveries_ended"),
         ]
         constraints = [
             models.CheckConstraint(

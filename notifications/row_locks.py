@@ -24,6 +24,16 @@ def update(rows: QuerySet[Delivery], **values: Any) -> int:
         return rows.filter(pk__in=keys).update(**values) if keys else 0
 
 
+def delete_free(rows: QuerySet[Delivery], keys: list[UUID]) -> int:
+    """Deletes those of the keys that nobody else is changing just now, in one short transaction; how many."""
+    mine = rows.filter(pk__in=keys)
+    if not connection.features.has_select_for_update_skip_locked:
+        return mine.delete()[0]
+    with transaction.atomic():
+        free = list(mine.select_for_update(skip_locked=True).values_list("pk", flat=True))
+        return mine.filter(pk__in=free).delete()[0] if free else 0
+
+
 def update_free(rows: QuerySet[Delivery], keys: list[UUID], **values: Any) -> int:
     """The same for those of the keys that nobody else is changing just now; nobody is waited for."""
     mine = rows.filter(pk__in=keys)

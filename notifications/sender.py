@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_S = 1.0
+FORGETS_EVERY_S = 60.0
 # Rings within this time are one turn: on SQLite each turn that finds something writes twice.
 _GATHER_S = 0.015
 # Results may wait so long for a turn; a turn that is made anyway takes them along.
@@ -45,7 +46,10 @@ _MAX_BACK_OFF_S = 5.0
 
 
 class Sender:
-    """One sender; `name` stands in the leases it takes, so no two may share one."""
+    """One sender; `name` stands in the leases it takes, so no two may share one.
+
+    `sees_to_the_rest`: to what SNS is told and asks, and to old rows, too; one process' sender is enough for that.
+    """
 
     def __init__(
         self,
@@ -53,11 +57,11 @@ class Sender:
         *,
         now: Callable[[], datetime] = timezone.now,
         lanes: Callable[[], dict[str, Lane]] = base.lanes,
-        sees_to_sns: bool = True,
+        sees_to_the_rest: bool = True,
     ) -> None:
         self.name = name[:100]
         self._now = now
-        self._sees_to_sns = sees_to_sns
+        self._sees_to_the_rest = sees_to_the_rest
         self._lanes = lanes()
         self._channels: dict[str, Channel] = {}
         self._running: dict[asyncio.Task[None], tuple[Delivery, float]] = {}
@@ -67,7 +71,7 @@ class Sender:
         # Of the thread that has the rows: what is leased and not settled, and what of it was never begun.
         self._unsettled: dict[UUID, Delivery] = {}
         self._not_begun: list[Delivery] = []
-        self._expired_at = self._connected_at = float("-inf")
+        self._expired_at = self._connected_at = self._forgot_at = float("-inf")
         self._rows = ThreadPoolExecutor(1, thread_name_prefix="sender's rows")
 
     def run_for_ever(self, stop: threading.Event) -> None:
@@ -75,7 +79,7 @@ class Sender:
 
         With NOTIFY_VIA=sns two threads beside it see to what SNS is told and asks, unless another process does.
         """
-        beside = sns_passes.start_threads(stop) if self._sees_to_sns else []
+        beside = sns_passes.start_threads(stop) if self._sees_to_the_rest else []
         try:
             asyncio.run(self._run(stop))
         finally:
@@ -123,6 +127,10 @@ class Sender:
         wanted = delivery_rows.keep_wanted(leased, owner=self.name, now=now)
         self._unsettled.update({one.pk: one for one in wanted})
         self._not_begun = []
+        if self._sees_to_the_rest and not wanted and time.monotonic() - self._forgot_at >= FORGETS_EVERY_S:
+            # Only when there is nothing to send: no message waits for it.
+            self._forgot_at = time.monotonic()
+            delivery_rows.forget_old(now=now)
         return wanted
 
     def _settle(self) -> None:
@@ -252,7 +260,7 @@ def start_pusher(process: str, stop: threading.Event) -> threading.Thread:
 
     What such a call makes due goes out at once then, from where it is known, and not when the worker looks again.
     """
-    sender = Sender(f"{process}:sender", lanes=_pushes, sees_to_sns=False)
+    sender = Sender(f"{process}:sender", lanes=_pushes, sees_to_the_rest=False)
     thread = threading.Thread(target=sender.run_for_ever, args=(stop,), name="sender", daemon=True)
     thread.start()
     return thread

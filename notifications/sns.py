@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import OuterRef, Subquery
 
 from machines import services
 from notifications import bell
@@ -97,9 +98,18 @@ def hear(message: Message, topic: Topic, *, now: datetime) -> bool:
 
 
 def forget_old(*, now: datetime) -> None:
-    """Removes what was heard too long ago to come again, and old announcements."""
+    """Removes what was heard too long ago to come again, old announcements, and old confirmations that are settled.
+
+    Each topic's last confirmation stays: it says how the subscription stands.
+    """
     SnsMessage.objects.filter(heard_at__lt=now - _KEEP_HEARD).delete()
     SnsAnnouncement.objects.filter(created_at__lt=now - _KEEP_ANNOUNCEMENTS).delete()
+    of_topic = SnsConfirmation.objects.filter(topic=OuterRef("topic")).order_by("-asked_at", "-pk")
+    settled = SnsConfirmation.objects.filter(
+        next_try_at=None, asked_at__lt=now - timedelta(days=settings.MESSAGES_KEPT_DAYS)
+    )
+    old = settled.exclude(pk=Subquery(of_topic.values("pk")[:1])).values_list("pk", flat=True)
+    SnsConfirmation.objects.filter(pk__in=list(old[:AT_ONCE])).delete()
 
 
 def _called_back(message: Message, now: datetime) -> None:

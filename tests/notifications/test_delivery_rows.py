@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -112,6 +114,42 @@ def test_what_changed_since_posting_is_seen_before_sending(change: str) -> None:
     with pytest.raises(DeliveryError) as refused:
         delivery_rows.parcel_of(leased)
     assert refused.value.permanent and str(refused.value).endswith(".")
+
+
+def ended(count: int, *, days_ago: float, state: str = "sent") -> None:
+    at = timezone.now() - timedelta(days=days_ago)
+    values = {"kind": "asked", "channel": "email", "title": "Help", "next_try_at": at, "expires_at": at}
+    Delivery.objects.bulk_create(
+        Delivery(
+            **values, key=uuid.uuid4().hex, state=state, created_at=at, ended_at=None if state == "pending" else at
+        )
+        for _ in range(count)
+    )
+
+
+def test_what_ended_long_ago_is_forgotten_few_at_a_time(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    monkeypatch.setattr(delivery_rows, "MAX_FORGOTTEN", 4)
+    for state in ("sent", "failed", "expired", "withdrawn"):
+        ended(2, days_ago=91, state=state)
+    ended(1, days_ago=500, state="pending")
+    ended(3, days_ago=89)
+    assert [delivery_rows.forget_old(now=timezone.now()) for _ in range(3)] == [4, 4, 0]
+    assert Delivery.objects.count() == 4
+    settings.MESSAGES_KEPT_DAYS = 7
+    assert delivery_rows.forget_old(now=timezone.now()) == 3
+    assert set(Delivery.objects.values_list("state", flat=True)) == {"pending"}
+
+
+def test_old_messages_are_found_by_an_index() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        delivery_rows.forget_old(now=timezone.now())
+    assert len(queries) == 1, "nothing is written where nothing is old"
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(f"EXPLAIN {'' if connection.vendor == 'postgresql' else 'QUERY PLAN '}{queries[0]['sql']}")
+        plan = str(cursor.fetchall())
+    assert "deliveries_ended" in plan, plan
 
 
 def test_back_off_grows_to_a_minute_and_is_never_the_same_for_all() -> None:

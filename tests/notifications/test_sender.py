@@ -383,6 +383,28 @@ def test_sender_stops_within_moments_and_what_it_was_sending_is_written_down(pus
     assert row.state == "sent"
 
 
+def test_what_ended_long_ago_is_forgotten_while_nothing_is_to_be_sent(
+    push_service: PushService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    real = delivery_rows.forget_old
+    monkeypatch.setattr(delivery_rows, "forget_old", lambda **how: (looks.append(time.monotonic()), real(**how))[1])
+    alice = person("Alice")
+    subscribe(alice, push_service.browser())
+    (old,), (young,) = post(alice), post(alice)
+    long_ago = timezone.now() - timedelta(days=91)
+    Delivery.objects.filter(pk=old.pk).update(state="sent", ended_at=long_ago)
+    with sending(sees_to_the_rest=False):
+        assert ended(young).state == "sent"
+    assert looks == [], "another process' sender does"
+    with sending():
+        until(lambda: not Delivery.objects.filter(pk=old.pk).exists(), "the old one was forgotten")
+        (newest,) = post(alice)
+        assert ended(newest).state == "sent"
+    assert len(looks) == 1, "once a minute"
+    assert Delivery.objects.count() == 2
+
+
 def test_message_rung_for_leaves_within_moments(push_service: PushService) -> None:
     alice = person("Alice")
     phone = push_service.browser()

@@ -322,6 +322,26 @@ class Host:
         Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
+def test_settled_confirmations_go_after_a_time_but_for_the_last_of_a_topic(passes: SnsPasses, clock: Clock) -> None:
+    kept: set[str] = set()
+
+    def asked(name: str, *, days: int, topic: str = TOPIC, is_waiting: bool = False, stays: bool) -> None:
+        at = clock() - timedelta(days=days)
+        due = clock() + timedelta(hours=1) if is_waiting else None
+        SnsConfirmation.objects.create(
+            kind="subscribe", topic=topic, message_id=name, asked_at=at, next_try_at=due, confirmed_at=at
+        )
+        kept.update({name} if stays else ())
+
+    asked("old", days=91, stays=False)
+    asked("waiting", days=99, is_waiting=True, stays=True)
+    asked("young", days=89, stays=True)
+    asked("older of another topic", days=200, topic=f"{TOPIC}-before", stays=False)
+    asked("last of another topic", days=150, topic=f"{TOPIC}-before", stays=True)
+    passes.run_chores()
+    assert set(SnsConfirmation.objects.values_list("message_id", flat=True)) == kept
+
+
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     made, dialled = Host(), []

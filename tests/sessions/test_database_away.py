@@ -39,7 +39,7 @@ def test_asker_is_back_within_ten_seconds_of_the_database(away_s: int, monkeypat
 
 @pytest.mark.parametrize("away_s", [5, 40, 300])
 def test_sender_is_back_within_ten_seconds_of_the_database(away_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop, sender = Waited(), sending.Sender("tests:sender", lanes=dict, sees_to_sns=False)
+    stop, sender = Waited(), sending.Sender("tests:sender", lanes=dict, sees_to_the_rest=False)
 
     def turn(*_: object) -> list[object]:
         if stop.seconds < away_s:
