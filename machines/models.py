@@ -94,12 +94,30 @@ class Fleet(models.Model):
 
     def clean(self) -> None:
         super().clean()
+        self._check_ladder()
         if self.vpn_network:
             others = Fleet.objects.exclude(pk=self.pk).exclude(vpn_network="").values_list("name", "vpn_network")
             try:
                 self.vpn_network = str(check_part(self.vpn_network, of=settings.VPN_NETWORK, others=others))
             except ValueError as error:
                 raise ValidationError({"vpn_network": str(error)}) from error
+
+    def _check_ladder(self) -> None:
+        """Raises ValidationError where a request ends before the ladder can: then the last resort is never told."""
+        own = (self.ask_next_after_s, self.ask_supervisors_after_s, self.ask_last_resort_after_s)
+        if self.answer_deadline_s is None and own == (None, None, None):
+            return  # the installation's own, which nobody can mend here
+        usual = (settings.ASK_NEXT_AFTER_S, settings.ASK_SUPERVISORS_AFTER_S, settings.ASK_LAST_RESORT_AFTER_S)
+        needed = sum(default if value is None else value for value, default in zip(own, usual, strict=True))
+        deadline = self.answer_deadline_s or settings.ANSWER_DEADLINE_S
+        if deadline < needed:
+            raise ValidationError(
+                {
+                    "answer_deadline_s": f"A request would end after {deadline} s, before everybody was asked: asking "
+                    f"takes {needed} s, which is the three times below together. Give it {needed} s or more, or "
+                    "shorten those."
+                }
+            )
 
 
 class Site(models.Model):

@@ -163,6 +163,28 @@ def test_manager_says_when_a_site_is_open(manager: Client) -> None:
     assert str(site.closures.get()) == "Works, 2026-12-01 to 2026-12-03"
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"answer_deadline_s": 224}, "after 224 s"),
+        ({"answer_deadline_s": 225}, None),
+        ({"answer_deadline_s": 60, "ask_supervisors_after_s": 7, "ask_last_resort_after_s": 8}, None),
+        ({"ask_next_after_s": 1700}, "asking takes 1880 s"),
+        ({}, None),
+    ],
+)
+def test_fleet_gives_the_ladder_time_to_reach_its_end(
+    manager: Client, given: dict[str, int], found: str | None
+) -> None:
+    """The installation's own times are 45, 60 and 120 s, within 1800 s."""
+    values = {"name": "North", "slug": "north", "max_open_sessions": 50, **no_rows("closures"), **given}
+    answer = manager.post(page("fleet", fleet()), values)
+    assert (answer.status_code == 302) == (found is None)
+    if found:
+        assert found in errors_of(answer)
+    assert fleet().answer_deadline_s == (given.get("answer_deadline_s") if found is None else None)
+
+
 def test_fleet_has_its_own_ladder_and_days_off(manager: Client) -> None:
     values = {
         **{"name": "North", "slug": "north", "max_open_sessions": 50, "ask_next_after_s": 30},
