@@ -33,6 +33,8 @@ _SUPERVISORS_WHY = "a supervisor of the fleet"
 _LAST_RESORT_WHY = "the fleet's address of last resort"
 # Of the time in which somebody must have claimed, the operators' rung has one of so many parts.
 _SHARE_OF_OPERATORS = 3
+# How soon after another look whether a duty has begun meanwhile the next one comes.
+_LOOK_AGAIN_AFTER = timedelta(seconds=30)
 # Ends that somebody else has seen to: whoever ended it so knows of it.
 _NOT_MISSED = {EndReason.MACHINE_WITHDRAWN}
 
@@ -222,7 +224,15 @@ def _next_at(escalation: Escalation, values: dict[str, Any], found: Step, *, now
         return now + found.wait
     # Nobody is left; but if a duty begins while the rescue still waits, telemetry is asked again then.
     next_duty_at: datetime | None = values.get("next_duty_at", escalation.next_duty_at)
-    return next_duty_at if next_duty_at is not None and next_duty_at > now else None
+    if next_duty_at is None:
+        return None
+    if next_duty_at <= now:
+        # It began while the supervisors had their time; not so where telemetry names a time that is over.
+        has_begun = "duty_at" not in values and escalation.duty_at is not None and next_duty_at > escalation.duty_at
+        return now if has_begun else None
+    # The first time it is looked right when that duty begins; a telemetry that again says "in a moment" is not hurried.
+    is_second_look = escalation.rung == Rung.DONE and not _begins_round(escalation)
+    return max(next_duty_at, now + _LOOK_AGAIN_AFTER) if is_second_look else next_duty_at
 
 
 def _rows(session: SupportSession, found: Step, round_: int, *, now: datetime) -> list[Asked]:

@@ -11,7 +11,7 @@ from machines.models import Operator
 from notifications.models import Delivery
 from sessions import services, words
 from sessions.states import EndReason
-from tests.sessions.asking import Telemetry, asked, asker, card_of, escalation, fresh, kinds, told
+from tests.sessions.asking import Telemetry, asked, asker, card_of, escalation, fresh, kinds, reachable, told
 from tests.sessions.rescues import Clock, fleet, person, press
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("web_push_alone")]
@@ -119,6 +119,49 @@ def test_nobody_and_no_known_time_is_looked_up_once(clock: Clock) -> None:
         clock.tick(1)
     assert (telemetry.asked, kinds(session).count("nobody_asked")) == (1, 1)
     assert "Your request is kept" in words.message_for_machine(fresh(session))
+
+
+def test_duty_that_is_always_about_to_begin_is_looked_for_twice_a_minute(clock: Clock) -> None:
+    telemetry = Telemetry()
+    session = press(now=clock())
+    worker = asker(telemetry, clock)
+    looks: list[float] = []
+    for half_second in range(300):
+        telemetry.next_at = clock() + timedelta(seconds=0.3)
+        before = telemetry.asked
+        worker.run_pass()
+        looks += [half_second / 2] * (telemetry.asked - before)
+        clock.tick(0.5)
+    assert looks == [0, 0.5, 30.5, 60.5, 90.5, 120.5]
+    assert fresh(session).version <= 7, "each look is a new version"
+
+
+def test_duty_that_begins_while_the_supervisors_have_their_time_is_asked_for_after_it(cast: None, clock: Clock) -> None:
+    telemetry = Telemetry()
+    telemetry.next_at = clock() + timedelta(seconds=60)
+    session = press(now=clock())
+    worker = asker(telemetry, clock)
+    worker.run_pass()
+    telemetry.names, telemetry.next_at = ["alice"], None
+    for _ in range(3):
+        clock.tick(61)
+        worker.run_pass()
+        worker.run_pass()
+    assert asked(session) == ["sue", "alice"]
+    assert telemetry.asked == 2
+
+
+def test_first_look_comes_right_when_the_duty_begins(clock: Clock) -> None:
+    reachable("Alice")
+    telemetry = Telemetry()
+    telemetry.next_at = clock() + timedelta(seconds=5)
+    session = press(now=clock())
+    worker = asker(telemetry, clock)
+    worker.run_pass()
+    telemetry.names = ["alice"]
+    clock.tick(5)
+    worker.run_pass()
+    assert asked(session) == ["alice"]
 
 
 def test_supervisors_hear_of_what_nobody_came_to(cast: None, clock: Clock, settings: Settings) -> None:
