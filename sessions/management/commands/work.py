@@ -16,8 +16,8 @@ from sessions.worker import start_threads
 
 
 class Command(BaseCommand):
-    # It serves no page: what only pages need may be missing where it runs.
-    requires_system_checks = [Tags.models]
+    # It serves no page: what only pages need may be missing where it runs. It asks telemetry, by that check's own tag.
+    requires_system_checks = [Tags.models, "telemetry"]
     help = "Starts and stops gateways, keeps time limits and closes what is over, until it is told to stop."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
