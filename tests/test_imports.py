@@ -16,7 +16,7 @@ APPS = ["machines", "notifications", "sessions", "portal"]
 DOORS = {
     *("services", "selectors", "models", "errors", "attachments", "live", "admin", "append_only", "words", "bell"),
     *("availability", "encryption", "identities", "passages", "profile_passes"),
-    *("outbox", "sender", "subscriptions"),
+    *("outbox", "sender", "subscriptions", "wording"),
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 

@@ -17,7 +17,7 @@ from machines.models import Absence, Machine, Operator
 from machines.telemetry import asking
 from notifications.models import Delivery
 from notifications.outbox import is_wanted
-from sessions import bell, services, words
+from sessions import bell, messages, services, words
 from sessions.models import Rung, SupportSession
 from sessions.states import EndReason
 from sessions.worker import Asker
@@ -135,12 +135,62 @@ def test_message_says_where_and_what_and_never_how_to_get_in(cast: None, clock: 
     session = press(now=clock())
     asker(Telemetry("alice"), clock).run_pass()
     (message,) = Delivery.objects.filter(subject=session.pk)
-    there = clock().astimezone(ZoneInfo("Europe/Rome"))
-    assert (message.title, message.body) == ("Help at Station", f"A1, Milano · E17 · {there:%H:%M} there")
+    there, until = (at.astimezone(ZoneInfo("Europe/Rome")) for at in (clock(), session.answer_due_at))
+    assert message.title == "Help at Station: Grinder jammed"
+    where = f"A1, Milano · E17 · {there:%H:%M} there"
+    assert message.body == f"{where}\nIt waits until {until:%H:%M} there. Claim it if you can come."
     assert message.payload["url"] == f"/sessions/{session.pk}/"
     assert message.payload["tag"] == f"rescue-{session.pk.hex}"
     assert message.payload["actions"] == ["claim", "open"]
     assert message.expires_at == session.answer_due_at
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "title"),
+    [
+        ("E17", "", "Help at Station: Fault E17"),
+        ("", "", "Help at Station"),
+        ("E17", "Wasser\r\nBcc: x\u202e " + "läuft " * 80, "Help at Station: Wasser Bcc: x läuft"),
+    ],
+)
+def test_message_names_the_problem_whatever_is_known_of_it(
+    cast: None, clock: Clock, code: str, text: str, title: str
+) -> None:
+    session = press(now=clock())
+    session.problem_code, session.problem_text = code, text
+    session.machine.name = "Lobby"
+    (message,) = messages.ask(session, [person("Alice")], round=1, now=clock())
+    assert message.title.startswith(title) and len(message.title) <= 120
+    assert message.body.startswith("Lobby (A1), Milano · " + ("E17 · " if text else ""))
+
+
+def test_last_resort_reads_all_that_a_call_needs(cast: None, clock: Clock, settings: Any) -> None:
+    settings.NOTIFY_EMAIL_URL = "smtp://mail.example"
+    session = press(now=clock())
+    session.fleet.last_resort_email = "help@example.org"
+    session.machine.site.address = "Piazza Duca d'Aosta 1"
+    (letter,) = messages.ask_last_resort(session, round=1, now=clock())
+    assert letter.title == "No answer yet at Station: Grinder jammed"
+    assert "Station, Piazza Duca d'Aosta 1, Milano, IT\nNobody of North has answered yet. It waits until" in letter.body
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("unanswered", "Nobody came in time."), ("cancelled", "The person there no longer needs help.")],
+)
+def test_screens_say_how_it_ended_without_anybody(cast: None, clock: Clock, reason: str, expected: str) -> None:
+    session = press(now=clock())
+    worker = asker(Telemetry("alice"), clock)
+    worker.run_pass()
+    send_all(clock)
+    if reason == "cancelled":
+        services.cancel(fresh(session))
+    else:
+        clock.tick(3600)
+        services.end(fresh(session), EndReason.UNANSWERED, now=clock())
+    worker.run_pass()
+    (silent,) = Delivery.objects.filter(kind="over")
+    assert silent.body.startswith(f"{expected} A1, Milano")
 
 
 def test_only_active_present_people_of_the_fleet_are_asked(cast: None, clock: Clock) -> None:
