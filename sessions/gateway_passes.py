@@ -71,6 +71,8 @@ class GatewayPasses:
         return sessions.select_related("machine", "fleet").order_by("requested_at")
 
     def _want_first(self, session: SupportSession) -> None:
+        if not SupportSession.objects.filter(pk=session.pk, state=State.REQUESTED).exists():
+            return  # another worker has seen to it since the list was read: no lock to wait for
         now = self.now()
         # Those that wait already are looked at without a lock: they may be many, and on SQLite nobody else could write.
         waits = session.notice == BUSY
@@ -118,6 +120,8 @@ class GatewayPasses:
     # --- starting ----------------------------------------------------------------------------------------------------
 
     def _start(self, gateway: Gateway) -> None:
+        if not gateway_rows.is_due(gateway, now=self.now()):
+            return
         if not gateway_rows.lease(gateway, owner=self.name, now=self.now()):
             return
         attempt_id = str(gateway.pk)

@@ -42,6 +42,11 @@ def due(states: Collection[GatewayState], *, now: datetime) -> QuerySet[Gateway]
     )
 
 
+def is_due(gateway: Gateway, *, now: datetime) -> bool:
+    """Whether the row is still as it was read, so that a lease is worth waiting for."""
+    return Gateway.objects.filter(_unleased(now), pk=gateway.pk, state=gateway.state, due_at__lte=now).exists()
+
+
 def lease(gateway: Gateway, *, owner: str, now: datetime) -> bool:
     """Takes the row for one call of a driver: a wanted one is `starting` from here on, before anything is started."""
     state = GatewayState.STARTING if gateway.state == GatewayState.WANTED else gateway.state
