@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db.models import F, Q, QuerySet
 
 from machines.models import Operator, User
-from notifications import bell, outbox, row_locks, subscriptions
+from notifications import bell, outbox, push_shares, row_locks, subscriptions
 from notifications.channels.base import DeliveryError, Lane, Parcel
 from notifications.models import Delivery, PushDevice
 
@@ -42,18 +42,29 @@ class Result:
 
 
 def lease(
-    lanes: Mapping[str, Lane], free: Mapping[str, int], *, owner: str, now: datetime, hanging: Collection[int] = ()
+    lanes: Mapping[str, Lane],
+    free: Mapping[str, int],
+    *,
+    owner: str,
+    now: datetime,
+    hanging: Collection[int] = (),
+    rooms: Mapping[str, int] | None = None,
 ) -> list[Delivery]:
     """Takes what is due, as many rows a channel as there are free places in its lane.
 
     What else is for the `hanging` devices waits: however much there is, it takes no place from anybody.
+    `rooms` are what push services take that have something on its way (`push_shares`).
     """
     due: list[UUID] = []
     for channel in lanes:
         if (places := free.get(channel, 0)) > 0:
             rows = Delivery.objects.filter(_unleased(now), channel=channel, state=State.PENDING, next_try_at__lte=now)
             rows = rows.filter(expires_at__gt=now).exclude(device__in=hanging)
-            due += rows.order_by("next_try_at").values_list("pk", flat=True)[:places]
+            rows = rows.order_by("next_try_at")
+            if channel == Delivery.Channel.WEB_PUSH:
+                due += push_shares.next_ones(rows, places, rooms or {})
+            else:
+                due += rows.values_list("pk", flat=True)[:places]
     if not due:
         return []
     until = now + LEASE

@@ -21,7 +21,7 @@ from uuid import UUID
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
-from notifications import bell, delivery_rows, sns_passes
+from notifications import bell, delivery_rows, push_shares, sns_passes
 from notifications.channels import base
 from notifications.channels.base import Channel, DeliveryError, Lane
 from notifications.delivery_rows import Result
@@ -95,7 +95,7 @@ class Sender:
                 while not stop.is_set():
                     self._event.clear()
                     try:
-                        leased = await self._in_rows(self._turn, self._free_places(), self._hanging())
+                        leased = await self._in_rows(self._turn, self._free_places(), self._hanging(), self._rooms())
                         failures = 0
                     except Exception:
                         failures += 1
@@ -112,7 +112,7 @@ class Sender:
 
     # --- the rows: in the one thread that has the database's connection -----------------------------------------------
 
-    def _turn(self, free: dict[str, int], hanging: set[int]) -> list[Delivery]:
+    def _turn(self, free: dict[str, int], hanging: set[int], rooms: dict[str, int]) -> list[Delivery]:
         """Settles, expires, leases: what is to be sent now. Raises when the database is away, and loses nothing."""
         self._look_at_connection()
         self._settle()
@@ -122,7 +122,7 @@ class Sender:
         if time.monotonic() - self._expired_at >= POLL_S:
             delivery_rows.expire(now=now)
             self._expired_at = time.monotonic()
-        leased = delivery_rows.lease(self._lanes, free, owner=self.name, now=now, hanging=hanging)
+        leased = delivery_rows.lease(self._lanes, free, owner=self.name, now=now, hanging=hanging, rooms=rooms)
         self._not_begun = leased
         wanted = delivery_rows.keep_wanted(leased, owner=self.name, now=now)
         self._unsettled.update({one.pk: one for one in wanted})
@@ -169,6 +169,14 @@ class Sender:
         since = time.monotonic() - _HANGS_AFTER_S
         hung = {delivery.device_id for delivery, at in self._running.values() if at <= since}
         return {device for device in hung if device is not None}
+
+    def _rooms(self) -> dict[str, int]:
+        """How many more each push service takes that has something on its way."""
+        lane = self._lanes.get(Delivery.Channel.WEB_PUSH)
+        since = time.monotonic() - _HANGS_AFTER_S
+        sends = [(delivery.device, at <= since) for delivery, at in self._running.values()]
+        begun = [(device.subscription.endpoint, hangs) for device, hangs in sends if device is not None]
+        return push_shares.rooms(lane, begun) if lane is not None else {}
 
     def _is_full(self) -> bool:
         return any(places <= 0 for places in self._free_places().values())

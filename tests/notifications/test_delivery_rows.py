@@ -14,8 +14,8 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from machines.models import User
-from notifications import delivery_rows, sender
-from notifications.channels.base import LONGEST_SEND_S, DeliveryError, lanes
+from notifications import delivery_rows, push_shares, sender
+from notifications.channels.base import LONGEST_SEND_S, DeliveryError, Lane, lanes
 from notifications.models import Delivery, PushDevice
 from tests.fakes.push_service import Answer, Browser
 from tests.notifications.posting import VAPID_PRIVATE_KEY, post, subscribe
@@ -84,6 +84,65 @@ def test_no_more_is_leased_than_there_are_places() -> None:
     assert len(lease("first", places=2)) == 2
     assert len(lease("second", places=0)) == 0
     assert len(lease("second", places=2)) == 1
+
+
+SERVICES = {"https://fcm.googleapis.com": "f", "https://updates.push.services.mozilla.com": "m"}
+
+
+@pytest.fixture
+def waiting(settings: Settings) -> Callable[[str], None]:
+    """Messages wait in this order: `f` is one at the one service, `m` at the other."""
+    settings.PUSH_SERVICES = list(SERVICES)
+
+    def post_all(order: str) -> None:
+        alice, now = person("Alice"), timezone.now() - timedelta(minutes=1)
+        origins = {letter: origin for origin, letter in SERVICES.items()}
+        for number, letter in enumerate(order):
+            subscribe(alice, Browser(f"{origins[letter]}/{number}", [], Answer()))
+        rows = {row.device_id: row for row in post(alice)}
+        for number, device in enumerate(PushDevice.objects.order_by("id")):
+            row = rows[device.pk]
+            Delivery.objects.filter(pk=row.pk).update(next_try_at=now + timedelta(seconds=number))
+
+    return post_all
+
+
+@pytest.mark.parametrize(
+    ("order", "rooms", "leased"),
+    [
+        ("f" * 9 + "m" * 5, {}, "fffmmm"),
+        ("f" * 9 + "m", {}, "fffffm"),
+        ("f" * 9, {}, "ffffff"),
+        ("fffm", {}, "fffm"),
+        ("f" * 9 + "m" * 5, {"f": 0}, "mmmmm"),
+        ("f" * 9 + "m" * 5, {"f": 2}, "ffmmmm"),
+        ("f" * 9 + "m" * 2, {"f": 4, "m": 1}, "ffffm"),
+        ("f" * 4 + "m", {"f": 2}, "ffm"),
+        ("f" * 9, {"f": -3}, ""),
+    ],
+)
+def test_push_service_gets_its_room_and_half_of_the_places_while_others_wait(
+    waiting: Callable[[str], None], order: str, rooms: dict[str, int], leased: str
+) -> None:
+    waiting(order)
+    of_origins = {origin: rooms[letter] for origin, letter in SERVICES.items() if letter in rooms}
+    rows = delivery_rows.lease(lanes(), {"web_push": 6}, owner="first", now=timezone.now(), rooms=of_origins)
+    found = [SERVICES[push_shares.origin_of(row.device.subscription.endpoint)] for row in rows if row.device]
+    assert "".join(sorted(found)) == leased
+
+
+def test_push_service_at_which_much_hangs_keeps_half_of_all_places_free() -> None:
+    lane = Lane("", at_once=8, most=32, words="")
+    good, bad = "https://good.example/1", "https://bad.example/1"
+
+    def room(young: int, hanging: int) -> int:
+        begun = [(good, False), *[(bad, False)] * young, *[(bad, True)] * hanging]
+        found = push_shares.rooms(lane, begun)
+        assert found["https://good.example"] == 7
+        return found["https://bad.example"]
+
+    assert [room(3, 0), room(8, 0), room(0, 3)] == [5, 0, 8]
+    assert [room(0, 4), room(3, 8), room(0, 14), room(2, 14), room(0, 16)] == [4, 1, 2, 0, 0]
 
 
 def test_lease_outlasts_the_longest_send() -> None:

@@ -17,7 +17,7 @@ from notifications.channels import web_push
 from notifications.models import Delivery, PushDevice
 from tests.fakes.mail_server import MailServer
 from tests.fakes.push_service import Answer, PushService
-from tests.notifications.posting import message, post, sending, subscribe, withdraw
+from tests.notifications.posting import VAPID_PUBLIC_KEY, message, post, sending, subscribe, withdraw
 from tests.sessions.keeping import until
 from tests.sessions.rescues import person
 
@@ -117,6 +117,26 @@ def test_backlog_for_stalling_devices_keeps_nobody_else_waiting(
         push_service.wait_for(4)
         post(charlie)
         until(lambda: good.pushes, "Charlie was reached before any stall ended", timeout_s=3.5)
+
+
+def test_push_service_that_stalls_with_many_devices_leaves_half_of_the_places_to_others(
+    push_service: PushService, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SENDER_AT_ONCE = 8
+    monkeypatch.setattr(web_push, "TIMEOUT_S", 3.0)
+    alice, bob, carla = person("Alice"), person("Bob"), person("Carla")
+    with PushService(vapid_public_key=VAPID_PUBLIC_KEY) as other:
+        settings.PUSH_SERVICES = [push_service.origin, other.origin]
+        for number in range(40):
+            subscribe((alice, carla)[number % 2], push_service.browser(always=Answer(201, stall_s=30)))
+        subscribe(bob, other.browser())
+        post(alice, carla)
+        with sending():
+            push_service.wait_for(12)
+            for count in range(1, 4):
+                post(bob)  # behind all that is left for the others
+                other.wait_for(count, timeout_s=0.6)  # before another one hangs, or any stall ends
+        assert len(push_service.pushes) <= 16 and other.problems == []
 
 
 def test_push_service_that_asks_for_patience_gets_it_and_the_message_arrives(push_service: PushService) -> None:
@@ -388,7 +408,12 @@ def test_what_ended_long_ago_is_forgotten_while_nothing_is_to_be_sent(
 ) -> None:
     looks: list[float] = []
     real = delivery_rows.forget_old
-    monkeypatch.setattr(delivery_rows, "forget_old", lambda **how: (looks.append(time.monotonic()), real(**how))[1])
+
+    def look(**how: Any) -> int:
+        looks.append(time.monotonic())
+        return real(**how)
+
+    monkeypatch.setattr(delivery_rows, "forget_old", look)
     alice = person("Alice")
     subscribe(alice, push_service.browser())
     (old,), (young,) = post(alice), post(alice)
