@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -146,13 +147,18 @@ async def test_mail_server_that_never_begins_tls_is_cut_off(
     monkeypatch.setattr(email, "LONGEST_S", 0.3)
     settings.NOTIFY_EMAIL_URL = mail_server.url.replace("smtp://", "smtps://")
     mail_server.hold()
-    cut: list[bool] = []
+    held: list[socket.socket] = []
     real = mail_line.Line.hold
-    monkeypatch.setattr(mail_line.Line, "hold", lambda line, connection: (real(line, connection), cut.append(True))[0])
+
+    def hold(line: mail_line.Line, connection: socket.socket) -> None:
+        real(line, connection)
+        held.append(connection)
+
+    monkeypatch.setattr(mail_line.Line, "hold", hold)
     began = time.monotonic()
     with pytest.raises(DeliveryError, match="did not take it within"):
         await send(parcel())
-    assert cut and time.monotonic() - began < email._LAST_WORD_S, "its thread has ended, too"
+    assert held and time.monotonic() - began < email._LAST_WORD_S, "its thread has ended, too"
 
 
 async def test_mail_taken_at_the_last_moment_counts_as_sent(
