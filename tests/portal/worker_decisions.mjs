@@ -60,6 +60,15 @@ test("a message that comes late changes nothing", () => {
   assert.deepEqual([late.options.silent, late.options.actions], [true, []]);
 });
 
+test("a replacement that comes after the next round takes nothing from it", () => {
+  // Two senders: what one was still sending arrives after what the other has begun since.
+  const asked = notice(message({ at: "2026-03-01T10:05:00.001000Z" })).options.data;
+  const late = notice(message({ kind: "taken", title: "Bob has it.", silent: true, at: "2026-03-01T10:05:00Z" }), asked);
+  assert.equal(late.title, ASKED.title);
+  assert.deepEqual(late.options.actions.map((one) => one.action), ["claim", "open"]);
+  assert.deepEqual([late.options.silent, late.options.requireInteraction, late.goneAfter], [true, true, 0]);
+});
+
 test("the next round of the same rescue rings again", () => {
   const { data } = notice(message()).options;
   const next = notice(message({ at: "2026-03-01T10:05:00Z" }), data);
