@@ -73,8 +73,7 @@ def failed(asked: Sequence[str], *, following: str) -> str:
 
 def unreached(names: Sequence[str]) -> str:
     """Those who were to be asked, when there is no way to tell any of them."""
-    have = "have" if len(names) > 1 else "has"
-    return f"No message could be sent: {listed(names)} {have} no device, e-mail or SMS for it here."
+    return f"No message could be sent to {listed(names)}: they have no device, and no e-mail or SMS goes out to them."
 
 
 def _and_next(following: str) -> str:
@@ -97,8 +96,7 @@ def event_sentence(kind: str, detail: Mapping[str, Any], *, at: datetime) -> str
         case "supervisors_asked":
             return f"The supervisors were asked: {listed(names)}."
         case "not_reached":
-            have = "have" if len(names) > 1 else "has"
-            return f"No message can reach {listed(names)}, who {have} no device, e-mail or SMS for it here."
+            return unreached(names)
         case "last_resort_asked":
             if detail.get("is_told") is False:
                 return "The address of last resort could not be told: no e-mail or SMS goes out from here."

@@ -36,7 +36,7 @@ def test_card_and_record_say_that_no_message_could_be_sent(clock: Clock) -> None
     for name in ("Alice", "Bob"):
         person(name)
     session = pressed_and_asked(clock)
-    expected = "No message could be sent: Alice and Bob have no device, e-mail or SMS for it here."
+    expected = "No message could be sent to Alice and Bob: they have no device, and no e-mail or SMS goes out to them."
     assert card_of(session)["asking"]["sentence"] == expected
     assert "The address of last resort could not be told: no e-mail or SMS goes out from here." in sentences(session)
     assert words.message_for_machine(fresh(session)) == asking_words.UNTOLD

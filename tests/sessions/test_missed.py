@@ -62,7 +62,8 @@ def test_supervisor_finds_it_until_somebody_has_looked(sue: Client) -> None:
         "looked_by": None,
     }
     assert card["asking"]["sentence"] == (
-        "No message could be sent: Alice and Sue have no device, e-mail or SMS for it here. Nobody came."
+        "No message could be sent to Alice and Sue: they have no device, and no e-mail or SMS goes out to them. "
+        "Nobody came."
     )
     looked = look_at(sue, session).json()
     assert looked["missed"]["looked_by"]["name"] == "Sue" and looked["version"] > card["version"]
