@@ -69,6 +69,9 @@ def now_context(machine: Machine, viewer: User) -> dict[str, Any]:
         "asked": [asked(user, why) for user, why in named],
         "supervisors": [asked(user, "") for user in supervisors],
         "has_last_resort": bool(fleet.last_resort_email or fleet.last_resort_phone),
+        "is_last_resort_told": outbox.is_address_reachable(
+            email=fleet.last_resort_email, phone=fleet.last_resort_phone
+        ),
         "next_after_s": _next_after_s(fleet),
         "somebody_from": _there(machine, duty.next_at, at),
         "stood_in": duty.stood_in,

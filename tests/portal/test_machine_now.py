@@ -7,6 +7,7 @@ from datetime import time, timedelta
 import pytest
 from django.test import Client
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
 from machines import availability
 from machines.models import Machine, Shift
@@ -49,6 +50,19 @@ def test_machine_page_says_when_nobody_would_be_asked(client: Client, a1: Machin
     page = client.get(f"/machines/{a1.pk}/now/").content.decode()
     assert "Nobody is on duty, and the rota has nobody" in page
     assert "There is no supervisor to ask." in page
+
+
+def test_last_resort_is_promised_only_where_something_goes_out_to_it(
+    client: Client, a1: Machine, settings: Settings
+) -> None:
+    a1.fleet.last_resort_email = "help@example.org"
+    a1.fleet.save()
+    settings.NOTIFY_EMAIL_URL = "smtp://mail.example"
+    assert "At last the fleet" in client.get(f"/machines/{a1.pk}/now/").content.decode()
+    settings.NOTIFY_EMAIL_URL = ""
+    page = client.get(f"/machines/{a1.pk}/now/").content.decode()
+    assert "At last the fleet" not in page
+    assert "address of last resort could not be told: no e-mail or SMS goes out to it from here." in page
 
 
 def test_machine_page_shows_what_the_machine_last_said(client: Client, a1: Machine) -> None:
