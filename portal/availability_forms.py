@@ -173,6 +173,12 @@ class WaysForm(forms.Form):
         widget=forms.TextInput(attrs={"type": "tel", "autocomplete": "tel", "placeholder": "+390212345678"}),
     )
 
+    @property
+    def refused_language(self) -> str:
+        """What is wrong with the languages in this form's words, which takes names as well; empty: no such word."""
+        wrong = [code for code in self.cleaned_data.get("languages", []) if code not in CODES]
+        return f"Found {wrong[0][:40]}, expected names or codes of languages, as in Italian, en." if wrong else ""
+
 
 def _zones(own: str) -> Iterator[tuple[str, Any]]:
     """Time zones under their regions; UTC, and one's own if it goes by an old name, come first."""

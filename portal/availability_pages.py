@@ -126,6 +126,8 @@ class _Page:
         try:
             services.set_ways(self.operator, **self.ways.cleaned_data)
         except AvailabilityRefused as error:
+            if self.ways.refused_language:
+                error.errors["languages"] = [self.ways.refused_language]
             _refuse(self.ways, error)
             return None
         return "Kept: so you are told from now on."

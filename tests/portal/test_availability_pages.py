@@ -138,7 +138,7 @@ def test_ways_and_languages_are_kept_by_name_or_code(client: Client, alice: Oper
     assert (alice.wants_email, alice.wants_sms, alice.phone) == (False, True, "+390212345678")
     response = client.post(PAGE, {"form": "ways", "languages": "Klingon", "wants_sms": "on", "phone": ""})
     assert response.status_code == 400
-    assert "is no language" in words(response)
+    assert "Found klingon, expected names or codes of languages, as in Italian, en." in words(response)
     assert "there must be a phone number" in words(response)
 
 
