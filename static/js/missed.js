@@ -65,13 +65,14 @@ function draw(found) {
 
 function rowOf(card) {
   const titleId = `missed-${card.id}`;
+  const code = card.problem.text ? card.problem.code : ""; // without words of its own the code is what is said
   return el(
     "li",
     { class: "ticket", "aria-labelledby": titleId },
     el(
       "div",
       { class: "what" },
-      el("h3", { id: titleId }, el("a", { href: `/sessions/${card.id}/`, text: problemText(card.problem) })),
+      el("h3", { id: titleId }, code ? el("span", { class: "tag", text: code }) : null, el("a", { href: `/sessions/${card.id}/`, text: problemText(card.problem) })),
       el("span", { class: "where", text: place(card.site) }),
       el(
         "div",

@@ -93,16 +93,16 @@ export class Ticket {
   }
 
   /** A calm word on the ticket itself, for the one who was second. */
-  say(text, ...actions) {
+  say(text) {
     this.message.hidden = false;
-    this.message.replaceChildren(el("div", {}, el("p", { text }), actions.length ? el("div", { class: "buttons" }, actions) : null));
+    this.message.replaceChildren(el("div", {}, el("p", { text })));
   }
 
   sayTaken(operator, claimedAt) {
     const when = claimedAt ? ` at ${timeOfDay(claimedAt)}` : "";
-    const watch = el("a", { class: "button", href: `/sessions/${this.card.id}/`, "data-action": "watch" }, icon("eye"), "Watch");
-    this.say(`${operator?.name ?? "A colleague"} claimed it just before you${when}. You can watch, or take the next one.`, watch);
-    watch.focus({ preventScroll: true });
+    this.say(`${operator?.name ?? "A colleague"} claimed it just before you${when}. You can watch, or take the next one.`);
+    this.#offer("watch"); // before the card says so, too: there is nothing left to claim
+    this.actions.firstElementChild.focus({ preventScroll: true });
   }
 
   #whoHasIt() {
@@ -120,11 +120,16 @@ export class Ticket {
     return there ? `${card.operator.name}, at the desktop` : card.operator.name;
   }
 
-  /** Buttons are rebuilt only when others are due: a press must not land on a button that was just replaced. */
-  #offer() {
+  #offered() {
     const { card, me } = this;
+    if (isMine(card, me)) return "open";
+    return card.operator === null && may(card, "claim") ? "claim" : "watch";
+  }
+
+  /** Buttons are rebuilt only when others are due: a press must not land on a button that was just replaced. */
+  #offer(offered = this.#offered()) {
+    const { card } = this;
     const href = `/sessions/${card.id}/`;
-    const offered = isMine(card, me) ? "open" : card.operator === null ? (may(card, "claim") ? "claim" : "watch") : "watch";
     if (offered === this.shown) return;
     const focused = this.actions.contains(document.activeElement);
     this.shown = offered;
