@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
@@ -17,6 +18,7 @@ from django.views.decorators.http import require_safe
 from machines import registration
 from machines import selectors as fleet_selectors
 from machines.models import Machine, User
+from notifications import subscriptions
 from portal.machine_now import now_context
 from portal.machine_pages import alarm_context, vpn_context
 from sessions import attachments, selectors
@@ -47,7 +49,13 @@ def queue(request: HttpRequest) -> HttpResponse:
         if operator.is_supervisor
         else None,
     )
-    context = {"state": state, "fleets": fleet_selectors.fleets_of(user), **alarm_context(user)}
+    context = {
+        "state": state,
+        "fleets": fleet_selectors.fleets_of(user),
+        "has_no_device": bool(settings.VAPID_PRIVATE_KEY)
+        and not subscriptions.devices_of(user).filter(disabled_at=None).exists(),
+        **alarm_context(user),
+    }
     return render(request, "portal/queue.html", context)
 
 

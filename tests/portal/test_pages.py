@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from django.test import Client, RequestFactory
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
 from machines.models import Machine, User
 from portal import views
 from sessions import attachments, services
 from sessions.models import Attachment, Gateway, GuacamoleConnection, SupportSession
 from sessions.states import EndReason
+from tests.sessions.asking import device
 from tests.sessions.rescues import machine, person, press
 
 pytestmark = pytest.mark.django_db
@@ -84,6 +86,36 @@ def test_account_is_found_without_what_stands_below_it(alice: Client) -> None:
     assert alice.get("/account/")["Location"] == "/accounts/"
 
 
+@pytest.mark.parametrize("state", ["none", "given up", "on"])
+def test_queue_offers_messages_to_who_gets_them_nowhere(alice: Client, settings: Settings, state: str) -> None:
+    settings.VAPID_PRIVATE_KEY = "one"
+    if state != "none":
+        phone = device(person("Alice"))
+        phone.disabled_at = timezone.now() if state == "given up" else None
+        phone.save()
+    page = alice.get("/").content.decode()
+    assert ("so that a request reaches you when this page is closed." in page) == (state != "on")
+    settings.VAPID_PRIVATE_KEY = ""
+    assert 'data-part="no-device"' not in alice.get("/").content.decode(), "where there are none, none are offered"
+
+
+def test_pages_that_need_javascript_claim_nothing_without_it(alice: Client) -> None:
+    class Claims(HTMLParser):
+        shown: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            given = dict(attrs)
+            if ("data-none" in given or "empty" in (given.get("class") or "").split()) and "hidden" not in given:
+                self.shown.append(f"<{tag} {given}>")
+
+    for path, words in (("/", "Nobody is waiting"), ("/account/devices/", "None yet")):
+        page = alice.get(path).content.decode()
+        assert words in page
+        claims = Claims()
+        claims.feed(page)
+        assert claims.shown == []
+
+
 def test_queue_begins_with_the_open_rescues_of_ones_own_fleets(alice: Client, charlie: Client) -> None:
     session = press()
     state = _Page(alice.get("/")).states["queue-state"]
@@ -121,8 +153,8 @@ def test_ended_rescue_still_has_its_page(alice: Client) -> None:
 
 def test_search_wants_every_word_somewhere(alice: Client) -> None:
     machine("A1")
-    machine("B2")
-    assert "B2" not in alice.get("/machines/", {"q": "a1 milano"}).content.decode()
+    machine("Spare-B2")  # longer than what a page's random token may hold by chance
+    assert "Spare-B2" not in alice.get("/machines/", {"q": "a1 milano"}).content.decode()
     nothing = alice.get("/machines/", {"q": "a1 tokyo"}).content.decode()
     assert "No machine matches" in nothing
     assert "a1 tokyo" in nothing
