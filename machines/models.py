@@ -51,10 +51,12 @@ class Fleet(models.Model):
     name = models.CharField(max_length=80, unique=True)
     slug = models.SlugField(unique=True)
     max_open_sessions = models.PositiveIntegerField(
-        default=50, help_text="How many rescues may be open at once; a press beyond that waits for a gateway (T23)."
+        "open rescues at most",
+        default=50,
+        help_text="How many may be open at once; a press beyond that waits for a gateway.",
     )
     answer_deadline_s = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Seconds until an unclaimed request ends; empty: the installation's default."
+        "seconds until an unclaimed request ends", null=True, blank=True, help_text="Empty: the installation's default."
     )
     vpn_network = models.CharField(
         "VPN network",
@@ -63,26 +65,35 @@ class Fleet(models.Model):
         help_text="Where its machines get their addresses, as in 10.77.4.0/22; empty: anywhere in VPN_NETWORK.",
     )
     ask_next_after_s = models.PositiveIntegerField(
+        "seconds until the next is asked",
         null=True,
         blank=True,
         validators=[_STEP],
-        help_text="Seconds without a claim until the next person is asked; empty: the installation's default.",
+        help_text="After the one before, without a claim; empty: the installation's default.",
     )
     ask_supervisors_after_s = models.PositiveIntegerField(
+        "seconds until the supervisors are asked",
         null=True,
         blank=True,
         validators=[_STEP],
-        help_text="Seconds after the last of them until the supervisors are asked; empty: the installation's default.",
+        help_text="After the last of those on duty; empty: the installation's default.",
     )
     ask_last_resort_after_s = models.PositiveIntegerField(
+        "seconds until the last resort is told",
         null=True,
         blank=True,
         validators=[_STEP],
-        help_text="Seconds after that until the address of last resort is asked; empty: the installation's default.",
+        help_text="After the supervisors; empty: the installation's default.",
     )
-    last_resort_email = models.EmailField(blank=True, help_text="Told when nobody else has answered.")
+    last_resort_email = models.EmailField(
+        "e-mail address of last resort", blank=True, help_text="Told when nobody else has answered."
+    )
     last_resort_phone = models.CharField(
-        max_length=16, blank=True, validators=[phone_validator], help_text="Gets an SMS then, as in +390212345678."
+        "phone number of last resort",
+        max_length=16,
+        blank=True,
+        validators=[phone_validator],
+        help_text="Gets an SMS then, as in +390212345678.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -255,9 +266,11 @@ class Operator(models.Model):
     skills = models.ManyToManyField(
         MachineModel, blank=True, related_name="operators", help_text="The models they can repair; none chosen: all."
     )
-    wants_email = models.BooleanField(default=True, help_text="Messages also come by e-mail.")
-    wants_sms = models.BooleanField(default=False, help_text="Messages also come by SMS.")
-    is_available = models.BooleanField(default=True, help_text="Off: not asked, until switched on again.")
+    wants_email = models.BooleanField("wants e-mail", default=True, help_text="Messages also come by e-mail.")
+    wants_sms = models.BooleanField(
+        "wants text messages (SMS)", default=False, help_text="Messages also come by SMS, to the phone number below."
+    )
+    is_available = models.BooleanField("available", default=True, help_text="Off: not asked, until switched on again.")
     away_until = models.DateTimeField(
         null=True, blank=True, help_text="When that switch comes on again by itself; empty: by hand."
     )

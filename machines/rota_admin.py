@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 
 from machines.admin import FleetScopedAdmin, RecordAdmin
 from machines.models import KeptAnswer, Shift
-from machines.rota_models import Weekday
+from machines.rota_models import Weekday, hours_words
+
+
+class _SitesOrEvery(admin.RelatedOnlyFieldListFilter):
+    """A shift without a site is one of every site."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.empty_value_display = "every site"
 
 
 @admin.register(Shift)
@@ -15,15 +25,14 @@ class ShiftAdmin(FleetScopedAdmin):
         "operator",
         "where",
         "days",
-        "starts",
-        "ends",
+        "hours",
         "rank",
         "every_weeks",
         "first_day",
         "last_day",
         "fleet",
     ]
-    list_filter = ["fleet", "site", "operator", "rank"]
+    list_filter = ["fleet", ("site", _SitesOrEvery), "operator", "rank"]
     list_select_related = ["fleet", "site", "operator__user"]
     search_fields = [
         *("site__name", "site__city"),
@@ -44,6 +53,10 @@ class ShiftAdmin(FleetScopedAdmin):
     @admin.display(description="Begins on", ordering="weekdays")
     def days(self, shift: Shift) -> str:
         return ", ".join(Weekday(int(day)).label[:3] for day in shift.weekdays)
+
+    @admin.display(description="Hours", ordering="starts")
+    def hours(self, shift: Shift) -> str:
+        return hours_words(shift.starts, shift.ends)
 
 
 @admin.register(KeptAnswer)

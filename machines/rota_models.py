@@ -6,6 +6,7 @@ Times are wall-clock times. What they mean in UTC, across midnight and daylight 
 from __future__ import annotations
 
 import re
+from datetime import time
 from typing import Any
 
 from django import forms
@@ -74,6 +75,13 @@ class WeekdaysField(models.CharField):  # type: ignore[type-arg]
         )
 
 
+def hours_words(starts: time, ends: time) -> str:
+    """Wall-clock times as people say them: 08:00–18:00, all day, 24 hours from 08:00."""
+    if starts != ends:
+        return f"{starts:%H:%M}–{ends:%H:%M}"
+    return "all day" if starts == time(0) else f"24 hours from {starts:%H:%M}"
+
+
 class OpeningHours(models.Model):
     """When a site is open, in its own time zone; a site with no rows is always open."""
 
@@ -91,7 +99,7 @@ class OpeningHours(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{Weekday(self.weekday).label} {self.opens:%H:%M}–{self.closes:%H:%M}"
+        return f"{Weekday(self.weekday).label} {hours_words(self.opens, self.closes)}"
 
 
 class Closure(models.Model):
@@ -171,7 +179,7 @@ class Shift(models.Model):
 
     def __str__(self) -> str:
         days = " ".join(Weekday(int(day)).label[:2] for day in self.weekdays)
-        return f"{self.operator}, {days} {self.starts:%H:%M}–{self.ends:%H:%M}"
+        return f"{self.operator}, {days} {hours_words(self.starts, self.ends)}"
 
     def clean(self) -> None:
         super().clean()
@@ -204,7 +212,7 @@ class WorkingHours(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{Weekday(self.weekday).label} {self.starts:%H:%M}–{self.ends:%H:%M}"
+        return f"{Weekday(self.weekday).label} {hours_words(self.starts, self.ends)}"
 
 
 class Absence(models.Model):

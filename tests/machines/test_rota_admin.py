@@ -57,9 +57,22 @@ def test_manager_adds_a_shift_with_ticked_days_and_reads_it_in_the_list(manager:
     shift = Shift.objects.get()
     assert (shift.weekdays, shift.starts, shift.ends, shift.site) == ("04", time(22), time(6), site)
     listing = manager.get(reverse("admin:machines_shift_changelist")).content.decode()
-    assert "Mon, Fri" in listing
+    assert "Mon, Fri" in listing and "22:00–06:00" in listing
     boxes = manager.get(page("shift", shift)).content.decode()
     assert boxes.count("checked") == 2
+
+
+def test_lists_say_all_day_and_every_site_and_forms_name_their_fields_in_words(manager: Client) -> None:
+    alice, site = person("Alice").operator, new_machine().site
+    whole = {"fleet": fleet("North"), "operator": alice, "weekdays": "0", "starts": time(0), "ends": time(0)}
+    Shift.objects.create(**whole)
+    assert str(Shift.objects.create(**{**whole, "site": site, "ends": time(8)})) == "Alice, Mo 00:00–08:00"
+    listing = manager.get(reverse("admin:machines_shift_changelist")).content.decode()
+    assert "all day" in listing
+    assert '?site__isnull=True">every site</a>' in " ".join(listing.split()).replace("> every", ">every")
+    assert "Wants text messages (SMS)" in manager.get(page("operator", alice)).content.decode()
+    form = manager.get(page("fleet", fleet("North"))).content.decode()
+    assert "Seconds until the next is asked" in form and "(T" not in form
 
 
 @pytest.mark.parametrize(
