@@ -224,10 +224,11 @@ def _note_good_devices(sent: Iterable[Delivery], *, now: datetime) -> None:
 
 
 def _note_bad_device(device: PushDevice, error: DeliveryError, *, now: datetime) -> None:
-    if error.is_gone:
-        subscriptions.forget([device.pk])
-        return
     rows = PushDevice.objects.filter(pk=device.pk, disabled_at=None)
+    if error.is_gone:
+        # It stays in its owner's list: who believes that it calls must read that it does not.
+        rows.update(disabled_at=now, last_problem=subscriptions.GONE)
+        return
     rows.update(failures=F("failures") + 1, last_problem=str(error)[:200])
     words = f"Switched off after {MAX_REFUSALS} refusals in a row: {error}"
     took_nothing = Q(last_sent_at=None) | Q(last_sent_at__lte=now - REFUSED_FOR)

@@ -31,6 +31,8 @@ from notifications.models import MAX_NAME_CHARS, Delivery, PushDevice
 from notifications.push_rules import EndpointRefused, check_endpoint, decode_base64url
 
 MAX_DEVICES = 20
+# What its owner reads of a device that its push service says is gone.
+GONE = "Its browser no longer takes messages. Switch it on again there."
 _TEST_LASTS = timedelta(minutes=5)
 _ONE_TEST_IN_S = 5
 
@@ -115,7 +117,7 @@ def send_test(user: User, device_id: int, *, now: datetime | None = None) -> Del
 
 
 def forget(device_ids: Collection[int]) -> None:
-    """Removes devices and their subscriptions, whosever they are: the push service said that they are gone."""
+    """Removes devices and their subscriptions, whosever they are."""
     SubscriptionInfo.objects.filter(device__in=device_ids).delete()
 
 
@@ -135,6 +137,9 @@ def _take(user: User, endpoint: str, values: dict[str, str], name: str) -> PushD
         if device is None or device.user_id != user.pk:
             _check_room(user)
         if device is None:
+            # The same browser subscribes anew after it was gone: what its owner reads of that is over.
+            gone = devices_of(user).filter(name=name, last_problem=GONE, disabled_at__isnull=False).first()
+            forget([gone.pk] if gone else [])
             subscription = SubscriptionInfo.objects.create(endpoint=endpoint, **values)
             return PushDevice.objects.create(
                 user=user, subscription=subscription, endpoint_sha256=_digest(endpoint), name=name
@@ -154,6 +159,9 @@ def _take(user: User, endpoint: str, values: dict[str, str], name: str) -> PushD
 
 
 def _check_room(user: User) -> None:
+    if devices_of(user).count() >= MAX_DEVICES:
+        gone = devices_of(user).filter(last_problem=GONE, disabled_at__isnull=False)
+        forget(list(gone.values_list("pk", flat=True)))  # they take nobody's room
     if devices_of(user).count() >= MAX_DEVICES:
         raise TooManyDevices(f"You get messages on {MAX_DEVICES} devices already. Remove one that you do not use.")
 

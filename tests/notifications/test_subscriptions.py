@@ -151,6 +151,22 @@ def test_twenty_devices_are_enough() -> None:
     subscribe(alice, "https://fcm.googleapis.com/7", name="still mine")
 
 
+def test_device_that_is_gone_stays_until_it_is_renewed_and_takes_nobodys_room() -> None:
+    alice = person("Alice")
+    for number in range(20):
+        subscribe(alice, f"https://fcm.googleapis.com/{number}", name=f"phone {number % 18}")
+    PushDevice.objects.filter(name__in=["phone 0", "phone 5"]).update(
+        disabled_at=timezone.now(), last_problem=subscriptions.GONE
+    )
+    subscriptions.remove(alice, PushDevice.objects.filter(name="phone 9").get().pk)
+    subscribe(alice, "https://fcm.googleapis.com/anew", name="phone 5")
+    assert PushDevice.objects.get(name="phone 5").disabled_at is None, "it is told of once, and renewed"
+    assert PushDevice.objects.filter(name="phone 0").count() == 2, "the others stay"
+    subscribe(alice, "https://fcm.googleapis.com/one", name="one more")
+    subscribe(alice, "https://fcm.googleapis.com/two", name="two more")
+    assert not PushDevice.objects.filter(name="phone 0").exists()
+
+
 def test_long_or_strange_names_are_made_to_fit() -> None:
     alice = person("Alice")
     device = subscribe(alice, name="my\r\n <b>phone</b> " + "x" * 100, user_agent="u" * 900, browser="b" * 300)

@@ -5,7 +5,7 @@ import { Problem, devices, signInAddress } from "../api.js";
 import { announce, button, el, icon, openDialog, pageState, setText, toast } from "../dom.js";
 import { PushRefused, ability, askForMessages, endMessages, here } from "../push.js";
 import { recall, remember } from "../subscription.js";
-import { ago, serverTime } from "../times.js";
+import { ago, dateAndTime, serverTime } from "../times.js";
 
 const first = pageState("devices-state");
 const panel = document.querySelector("[data-here]");
@@ -90,8 +90,11 @@ async function askHere(event) {
       name: before?.name,
       fresh: standing() !== "foreign", // another's changes hands as it is, and is theirs no more
     });
-    if (before && before.id !== device.id) await devices.remove(before.id);
     await learn();
+    if (before && before.id !== device.id && known.some((one) => one.id === before.id)) {
+      await devices.remove(before.id);
+      await learn();
+    }
     announce(`This device gets your messages. It is called ${device.name}.`);
     list.querySelector(`[data-id="${device.id}"] [data-action=test]`)?.focus();
   });
@@ -160,7 +163,7 @@ class Row {
     const last = device.last_sent_at ? `last message ${ago(device.last_sent_at)}` : "no message yet";
     setText(this.facts, `Since ${day.format(Date.parse(device.created_at))} · ${last}`);
     this.problem.hidden = !device.last_problem;
-    setText(this.problem, device.disabled_at ? `${device.last_problem} Nothing is sent to it any more.` : device.last_problem);
+    setText(this.problem, device.disabled_at ? `${device.last_problem} Nothing is sent to it since ${dateAndTime(device.disabled_at)}.` : device.last_problem);
     this.node.querySelector("[data-action=test]").hidden = Boolean(device.disabled_at);
   }
 }
