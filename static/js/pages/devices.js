@@ -163,7 +163,7 @@ class Row {
     const last = device.last_sent_at ? `last message ${ago(device.last_sent_at)}` : "no message yet";
     setText(this.facts, `Since ${day.format(Date.parse(device.created_at))} · ${last}`);
     this.problem.hidden = !device.last_problem;
-    setText(this.problem, device.disabled_at ? `${device.last_problem} Nothing is sent to it since ${dateAndTime(device.disabled_at)}.` : device.last_problem);
+    setText(this.problem, device.disabled_at ? `Nothing is sent to it since ${dateAndTime(device.disabled_at)}. ${device.last_problem}` : device.last_problem);
     this.node.querySelector("[data-action=test]").hidden = Boolean(device.disabled_at);
   }
 }
