@@ -136,6 +136,7 @@ def test_supervisor_looks_at_what_nobody_answered(sign_in: SignIn) -> None:
     expect(sue.page.locator("[data-part=live]")).to_have_text("Live")
     sue.live.tell(over)
     expect(section).to_contain_text("Bob was asked. Nobody came.")
+    expect(section.locator("h3 .tag")).to_have_text("E17")
     expect(section.get_by_role("link")).to_have_attribute("href", f"/sessions/{session.pk}/")
     sue.answer("POST", "/looked-at/", 200, over)
     sue.answer("GET", "/sessions/missed/", 200, listing())

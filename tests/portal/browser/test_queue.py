@@ -106,7 +106,7 @@ def test_loser_of_a_claim_is_told_who_won_on_the_ticket(sign_in: SignIn) -> None
     alice.page.get_by_role("button", name="Claim").click()
     ticket = alice.page.locator("[data-section=waiting] .ticket")
     expect(ticket.locator(".note")).to_contain_text("Bob claimed it just before you")
-    watch = ticket.locator(".note").get_by_role("link", name="Watch")
+    watch = ticket.get_by_role("link", name="Watch")  # the ticket's own, and no second one
     expect(watch).to_be_focused()
     assert watch.get_attribute("href") == f"/sessions/{session.pk}/"
     assert alice.page.url.endswith("/")
