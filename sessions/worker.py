@@ -35,6 +35,8 @@ ASKER_POLL_S = 0.3
 # What a ring tells of is the first worker's; the next one looks so much later, for what that one has no hands free for.
 # At once both would want the same rows, and on SQLite those who ask people wait for such writers.
 _BEHIND_S = 0.1
+# Rings within this time are one pass: each asks a dozen questions, however little there is to do.
+_GATHER_S = 0.03
 # The database is back for whoever waits for it within seconds, also after a long time (F10).
 _MAX_BACK_OFF_S = 5.0
 
@@ -145,7 +147,7 @@ def _run_for_ever(
     failures = 0
     try:
         while not stop.is_set():
-            seen = bell.count(whom)
+            began_at, seen = time.monotonic(), bell.count(whom)
             close_old_connections()
             try:
                 run_pass()
@@ -157,7 +159,6 @@ def _run_for_ever(
                 stop.wait(delay_s)
                 continue
             bell.wait(seen=seen, timeout_s=poll_s, whom=whom, unless=stop.is_set)
-            if behind_s:
-                stop.wait(behind_s)
+            stop.wait(max(behind_s, began_at + _GATHER_S - time.monotonic(), 0))
     finally:
         connections.close_all()
