@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 # What another process has committed rings no bell here, and somebody at a machine waits for it.
 ASKER_POLL_S = 0.3
-# What a ring tells of is the first worker's; the next one looks so much later, for what that one has no hands free for.
-# At once both would want the same rows, and on SQLite those who ask people wait for such writers.
-_BEHIND_S = 0.1
+# Of this process's workers one does it all, and the next one helps when that one's pass has lasted so long: a driver's
+# call may take 15 s. At once both would want the same rows, and on SQLite everybody else waits for such writers.
+_HELP_AFTER_S = 2.0
 # Rings within this time are one pass: each asks a dozen questions, however little there is to do.
 _GATHER_S = 0.03
 # The database is back for whoever waits for it within seconds, also after a long time (F10).
@@ -51,10 +51,11 @@ class Worker:
         now: Callable[[], datetime] = timezone.now,
         driver_for: Callable[[str], gateways_base.GatewayDriver] = gateways_base.get_driver,
         vpn: Callable[[], vpn_base.VpnDriver] = vpn_base.get_driver,
-        behind_s: float = 0.0,
+        helps: Worker | None = None,
     ) -> None:
         self.name = name[:64]
-        self._behind_s = behind_s
+        self._helps = helps
+        self._busy_since: float | None = None
         self._gateways = GatewayPasses(self.name, now, driver_for)
         self._endings = EndingPasses(now, vpn)
 
@@ -69,12 +70,23 @@ class Worker:
 
         def run_pass() -> None:
             nonlocal buried_at
-            if time.monotonic() - buried_at >= POLL_S:
-                signs_of_life.bury_dead(leases.forget_process)
-                buried_at = time.monotonic()
-            self.run_pass()
+            if self._helps and not self._helps.is_held_up():
+                return
+            self._busy_since = time.monotonic()
+            try:
+                if time.monotonic() - buried_at >= POLL_S:
+                    signs_of_life.bury_dead(leases.forget_process)
+                    buried_at = time.monotonic()
+                self.run_pass()
+            finally:
+                self._busy_since = None
 
-        _run_for_ever(self.name, run_pass, stop, whom=bell.WORK, poll_s=POLL_S, behind_s=self._behind_s)
+        _run_for_ever(self.name, run_pass, stop, whom=bell.WORK, poll_s=POLL_S)
+
+    def is_held_up(self) -> bool:
+        """Whether its pass has lasted so long that another worker should look, too."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since >= _HELP_AFTER_S
 
 
 class Asker:
@@ -119,11 +131,11 @@ def start_threads(count: int, *, process: str, stop: threading.Event) -> list[th
     soon as it is dead.
     """
     threads = []
+    workers: list[Worker] = []
+    for number in range(1, count + 1):
+        workers.append(Worker(f"{process}:{number}", helps=workers[-1] if workers else None))
     hands: list[tuple[str, Callable[[threading.Event], None]]] = [
-        *(
-            (f"worker {number + 1}", Worker(f"{process}:{number + 1}", behind_s=number * _BEHIND_S).run_for_ever)
-            for number in range(count)
-        ),
+        *((f"worker {number}", worker.run_for_ever) for number, worker in enumerate(workers, 1)),
         ("asker", Asker(f"{process}:asker").run_for_ever),
         ("porter", Porter(f"{process}:porter").run_for_ever),
         ("sender", Sender(f"{process}:sender").run_for_ever),
@@ -142,7 +154,6 @@ def _run_for_ever(
     *,
     whom: str,
     poll_s: float,
-    behind_s: float = 0.0,
 ) -> None:
     failures = 0
     try:
@@ -159,6 +170,6 @@ def _run_for_ever(
                 stop.wait(delay_s)
                 continue
             bell.wait(seen=seen, timeout_s=poll_s, whom=whom, unless=stop.is_set)
-            stop.wait(max(behind_s, began_at + _GATHER_S - time.monotonic(), 0))
+            stop.wait(max(began_at + _GATHER_S - time.monotonic(), 0))
     finally:
         connections.close_all()

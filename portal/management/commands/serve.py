@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -35,8 +34,6 @@ MACHINES = "portal.machine_asgi:application"
 # Database work of the WebSockets, keepers and long polls; each thread has a connection of its own.
 _DATABASE_THREADS = 24
 _STOP_TIMEOUT_S = 20.0
-# Threads that have waited for the database go on after a fifth of Python's usual time: all others wait for those.
-_SWITCH_INTERVAL_S = 0.001
 _IP_FREEBIND = 15  # Linux; Python's socket module has no name for it
 
 
@@ -82,7 +79,6 @@ class Command(BaseCommand):
         **options: object,
     ) -> None:
         parts = Parts(machine_api=not no_machine_api, worker=not no_worker, keeper=not no_keeper)
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         with contextlib.ExitStack() as stack:
             faces = [(PUBLIC, stack.enter_context(_listen("PUBLIC_BIND", settings.PUBLIC_BIND)))]
             if parts.machine_api:
