@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.utils.safestring import mark_safe
+from django.utils.safestring import SafeString
 
 from machines.admin import FleetScopedAdmin, RecordAdmin
 from machines.models import KeptAnswer, Shift
@@ -17,7 +17,7 @@ class _SitesOrEvery(admin.RelatedOnlyFieldListFilter):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.empty_value_display = mark_safe("every site")
+        self.empty_value_display = SafeString("every site")  # words of our own
 
 
 @admin.register(Shift)
