@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.signals import setting_changed
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
 # Those that take a quarter of a minute and more: at the end they would keep one process busy, and the others waiting.
@@ -70,3 +71,20 @@ def _emptying_between_tests_passes_the_append_only_law() -> Iterator[None]:
     operations.execute_sql_flush = without_triggers  # type: ignore[method-assign]
     yield
     operations.execute_sql_flush = flush  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _drivers_follow_the_settings() -> Iterator[None]:
+    """A driver that one test's settings chose must not be the next test's."""
+    from machines.telemetry import base as telemetry
+    from machines.vpn import base as vpn
+
+    chosen = {"VPN": vpn.get_driver, "VPN_NETWORK": vpn.get_driver, "TELEMETRY": telemetry.get_driver}
+
+    def choose_anew(setting: str, **_: object) -> None:
+        if setting in chosen:
+            chosen[setting].cache_clear()
+
+    setting_changed.connect(choose_anew)
+    yield
+    setting_changed.disconnect(choose_anew)

@@ -5,8 +5,10 @@ The server's device gets no address and the client has none, so nothing of this 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -36,9 +38,11 @@ NETWORK = ipaddress.IPv4Network("10.77.0.0/20")
 
 
 def free_port(kind: int) -> int:
-    with socket.socket(socket.AF_INET, kind) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """One that no outgoing connection of another test takes meanwhile: below Linux's range for those (ip(7))."""
+    while True:
+        with socket.socket(socket.AF_INET, kind) as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(found.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 30) -> None:
@@ -109,7 +113,10 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         process = subprocess.Popen(["openvpn", "--config", str(tmp_path / profile.SERVER_FILE)], stdout=log, stderr=log)
     stop = threading.Event()
     try:
-        wait_until(lambda: "Initialization Sequence Completed" in made.said(), "the server")
+        wait_until(
+            lambda: "Initialization Sequence Completed" in made.said() or process.poll() is not None, "the server"
+        )
+        assert process.poll() is None, made.said()
         agent = threading.Thread(target=made.admit_all, args=(stop,))
         agent.start()
         yield made
