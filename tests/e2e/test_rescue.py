@@ -71,7 +71,8 @@ def nothing_is_left(
     machine.wait_for(lambda m: m.rdp_port is None)
     assert rdp_port is None or not is_listening(machine.config.address, rdp_port)
     assert not sam.exists()
-    assert not (machine.config.folder / "agent" / "rescue.json").exists()
+    record = machine.config.folder / "agent" / "rescue.json"
+    wait_until(lambda: not record.exists(), what="the agent has forgotten the rescue, as the last of all")
     assert installation.guacd_of(rescue) == []
     assert {gateway["state"] for gateway in installation.gateways_of(rescue)} == {"stopped"}
     assert installation.credentials_of(rescue) == 0
