@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from machines.hosts import is_this_computer
+
 # One plain address: nothing that a header could be made of.
 ADDRESS = r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,187}[A-Za-z0-9])?"
 _FORM = "smtps://USER:PASSWORD@HOST, smtp+starttls://USER:PASSWORD@HOST or smtp://HOST, each with :PORT if need be"
 _PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
-_THIS_COMPUTER = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def parse(url: str) -> MailServer | None:
         raise ValueError(f"found what is no URL, expected {_FORM}") from None
     if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment or port == 0:
         raise ValueError(f"found something else, expected {_FORM}; other characters in the password as %XX")
-    if parts.scheme == "smtp" and parts.password and not _THIS_COMPUTER.fullmatch(host):
+    if parts.scheme == "smtp" and parts.password and not is_this_computer(host):
         raise ValueError(f"found a password over smtp:// to {host}, expected smtps:// or smtp+starttls://")
     return MailServer(
         host=host,

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from machines.hosts import is_this_computer
+
 # Google's second one is what a Chromium subscribes with that is of no channel of Google's, as Debian's is.
 DEFAULT_SERVICES = (
     "https://fcm.googleapis.com,https://jmt17.google.com,https://*.push.services.mozilla.com,"
@@ -31,7 +33,6 @@ _SERVICE = re.compile(
 # No space, backslash, control or other character that two parsers might read in two ways.
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9!$&'()*+,;=:@/?%._~-]*")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
-_THIS_COMPUTER = re.compile(r"localhost|127(\.[0-9]{1,3}){3}")
 
 
 class EndpointRefused(ValueError):
@@ -77,8 +78,8 @@ def parse_services(entries: tuple[str, ...]) -> tuple[Service, ...]:
                 f"found {entry!r}, expected origins as in https://push.example.com or https://*.example.com"
             )
         is_suffix, scheme, host = bool(found["any"]), found["scheme"], found["host"]
-        is_this_computer = _THIS_COMPUTER.fullmatch(host) is not None
-        if is_suffix and (scheme != "https" or port or "." not in host or is_this_computer):
+        is_here = is_this_computer(host)
+        if is_suffix and (scheme != "https" or port or "." not in host or is_here):
             raise ValueError(
                 f"found {entry!r}, expected *. before a domain of two parts or more, with https and without port"
             )
@@ -88,7 +89,7 @@ def parse_services(entries: tuple[str, ...]) -> tuple[Service, ...]:
                 host=host,
                 port=port or (443 if scheme == "https" else 80),
                 is_suffix=is_suffix,
-                may_be_inside=scheme == "http" or is_this_computer,
+                may_be_inside=scheme == "http" or is_here,
             )
         )
     return tuple(services)

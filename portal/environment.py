@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from machines.hosts import is_this_computer
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 _ORIGIN = "scheme://host or scheme://host:port"
@@ -140,7 +142,7 @@ class Environment:
         for origin in origins:
             scheme, host = _scheme_and_host(name, origin)
             schemes.add(scheme)
-            if scheme == "http" and not _is_this_computer(host):
+            if scheme == "http" and not is_this_computer(host):
                 raise SettingError(
                     f"{name}: found {origin!r}, expected https; http is for this computer alone ({_THIS_COMPUTER})"
                 )
@@ -216,12 +218,3 @@ def _scheme_and_host(name: str, origin: str) -> tuple[str, str]:
     if parts.scheme not in {"http", "https"} or not is_host or has_more or origin[-1] in "?#":
         raise wrong
     return parts.scheme, host
-
-
-def _is_this_computer(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -15,7 +15,7 @@ APPS = ["machines", "notifications", "sessions", "portal"]
 # What an app offers to the apps above it; `api` to the API above it alone.
 DOORS = {
     *("services", "selectors", "models", "errors", "attachments", "live", "admin", "append_only", "words", "bell"),
-    *("availability", "encryption", "identities", "passages", "profile_passes"),
+    *("availability", "encryption", "hosts", "identities", "passages", "profile_passes"),
     *("outbox", "sender", "subscriptions", "wording"),
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}

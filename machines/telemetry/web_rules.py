@@ -1,10 +1,11 @@
-"""What the settings of a telemetry web app may be; nothing else is imported here, since the settings do."""
+"""What the settings of a telemetry web app may be; nothing of Django is imported here, since the settings do."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from urllib.parse import urlsplit
+
+from machines.hosts import is_this_computer
 
 # HMAC-SHA256's own strength needs a key as long as its digest (RFC 2104, section 3).
 _SHORTEST_KEY = 32
@@ -27,7 +28,7 @@ def check_url(text: str) -> str:
         raise ValueError(f"found a name or password in the address, expected {expected}")
     if parts.scheme not in {"http", "https"} or not host or not is_plain or text[-1] in "?#":
         raise ValueError(f"found {text[:80]!r}, expected {expected}")
-    if parts.scheme == "http" and not _is_this_computer(host):
+    if parts.scheme == "http" and not is_this_computer(host):
         raise ValueError(f"found {text[:80]!r}, expected {expected}")
     return text.rstrip("/")
 
@@ -44,12 +45,3 @@ def check_key(text: str) -> str:
     if len(text.encode()) < _SHORTEST_KEY:
         raise ValueError(f"found {len(text.encode())} characters, expected {_SHORTEST_KEY} or more, the same as there")
     return text
-
-
-def _is_this_computer(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
