@@ -8,9 +8,11 @@ second. Here a lock of the process stands before each transaction, which all of 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from django.db.backends.sqlite3 import base
@@ -32,24 +34,12 @@ class Cursor(base.SQLiteCursorWrapper):
         self._wrapper = wrapper
 
     def execute(self, query: str, params: Any = None) -> Any:
-        if not self._wrapper.writes_alone(query):
+        with self._wrapper.turn_for(query):
             return super().execute(query, params)
-        taken = self._wrapper.take_turn()
-        try:
-            return super().execute(query, params)
-        finally:
-            if taken:
-                self._wrapper.end_turn()
 
     def executemany(self, query: str, param_list: Any) -> Any:
-        if not self._wrapper.writes_alone(query):
+        with self._wrapper.turn_for(query):
             return super().executemany(query, param_list)
-        taken = self._wrapper.take_turn()
-        try:
-            return super().executemany(query, param_list)
-        finally:
-            if taken:
-                self._wrapper.end_turn()
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -63,46 +53,50 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         return self.connection.cursor(factory=lambda connection: Cursor(connection, self))
 
-    def writes_alone(self, query: str) -> bool:
-        """Whether this statement is a write and a transaction of its own."""
-        return (
-            not self.in_atomic_block
-            and not self._has_turn
-            and query.lstrip()[:_LONGEST_WORD].upper().startswith(_WRITES)
-        )
+    @contextlib.contextmanager
+    def turn_for(self, query: str) -> Iterator[None]:
+        """A turn for a statement that writes and is a transaction of its own; no other needs one."""
+        is_write = query.lstrip()[:_LONGEST_WORD].upper().startswith(_WRITES)
+        if self.in_atomic_block or self._has_turn or not is_write:
+            yield
+            return
+        self._take_turn()
+        try:
+            yield
+        finally:
+            self._end_turn()
 
-    def take_turn(self) -> bool:
-        """Waits for this process's other writers; False for one that has waited too long, and goes on regardless."""
+    def _take_turn(self) -> None:
+        """Waits for this process's other writers; whoever has waited too long goes on without a turn."""
         self._has_turn = _locks[str(self.settings_dict["NAME"])].acquire(timeout=_PATIENCE_S)
-        return self._has_turn
 
-    def end_turn(self) -> None:
+    def _end_turn(self) -> None:
         """Lets the next writer go on; without a turn it does nothing."""
         if self._has_turn:
             self._has_turn = False
             _locks[str(self.settings_dict["NAME"])].release()
 
     def _start_transaction_under_autocommit(self) -> None:
-        self.take_turn()
+        self._take_turn()
         try:
             super()._start_transaction_under_autocommit()  # type: ignore[misc]
         except BaseException:
-            self.end_turn()
+            self._end_turn()
             raise
 
     def _commit(self) -> None:
         # One that fails is rolled back by whoever began it, and ends its turn there.
         super()._commit()  # type: ignore[misc]
-        self.end_turn()
+        self._end_turn()
 
     def _rollback(self) -> None:
         try:
             super()._rollback()  # type: ignore[misc]
         finally:
-            self.end_turn()
+            self._end_turn()
 
     def _close(self) -> None:
         try:
             super()._close()  # type: ignore[misc]
         finally:
-            self.end_turn()
+            self._end_turn()
