@@ -44,15 +44,13 @@ def due(states: Collection[GatewayState], *, now: datetime) -> QuerySet[Gateway]
 
 def is_due(gateway: Gateway, *, now: datetime) -> bool:
     """Whether the row is still as it was read, so that a lease is worth waiting for."""
-    return Gateway.objects.filter(_unleased(now), pk=gateway.pk, state=gateway.state, due_at__lte=now).exists()
+    return _as_read(gateway, now).exists()
 
 
 def lease(gateway: Gateway, *, owner: str, now: datetime) -> bool:
     """Takes the row for one call of a driver: a wanted one is `starting` from here on, before anything is started."""
     state = GatewayState.STARTING if gateway.state == GatewayState.WANTED else gateway.state
-    taken = Gateway.objects.filter(_unleased(now), pk=gateway.pk, state=gateway.state, due_at__lte=now).update(
-        state=state, lease_owner=owner, lease_until=now + LEASE
-    )
+    taken = _as_read(gateway, now).update(state=state, lease_owner=owner, lease_until=now + LEASE)
     if taken:
         gateway.state = state
     return bool(taken)
@@ -132,6 +130,11 @@ def _close_connections(gateway: Gateway, *, detail: str, now: datetime) -> None:
     GuacamoleConnection.objects.filter(gateway=gateway, closed_at=None).update(
         closed_at=now, connection_id=None, detail=detail
     )
+
+
+def _as_read(gateway: Gateway, now: datetime) -> QuerySet[Gateway]:
+    """The row, if it is due still, in the state it was read in, and nobody's."""
+    return Gateway.objects.filter(_unleased(now), pk=gateway.pk, state=gateway.state, due_at__lte=now)
 
 
 def _unleased(now: datetime) -> Q:
