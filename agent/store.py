@@ -92,7 +92,7 @@ class RescueStore:
 
     def change(self, record: Record, **values: object) -> Record:
         """The record with other values, kept."""
-        changed = replace(record, **values)  # type: ignore[arg-type]
+        changed = replace(record, **values)  # type: ignore[arg-type]  # the names are the caller's
         self.write(changed)
         return changed
 

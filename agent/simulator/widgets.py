@@ -100,7 +100,7 @@ class Page:
             self.canvas.itemconfigure(item, image=picture)
 
     def _option(self, item: int, name: str) -> str:
-        return str(self.canvas.itemcget(item, name))  # type: ignore[no-untyped-call]
+        return str(self.canvas.itemcget(item, name))  # type: ignore[no-untyped-call]  # typeshed leaves it out
 
     def reveal(self, items: list[int], visible: bool) -> None:
         state = "normal" if visible else "hidden"
