@@ -89,6 +89,15 @@ class Environment:
             raise SettingError(f"{name}: found {found}, expected {maximum} or less")
         return found
 
+    def number_or(self, name: str, default: int, *, word: str, minimum: int = 0, maximum: int) -> int | str:
+        """A whole number, or this one word in its place."""
+        value = self._values.get(name, "")
+        if value == word:
+            return word
+        if value and not (value.isascii() and value.isdigit() and minimum <= int(value) <= maximum):
+            raise SettingError(f"{name}: found {value[:40]!r}, expected {word} or a number from {minimum} to {maximum}")
+        return int(value) if value else default
+
     def seconds(self, name: str, default: float, *, minimum: float, maximum: float) -> float:
         """A time in seconds that may have a fraction, as in 0.5."""
         value = self._values.get(name, "")
@@ -128,6 +137,19 @@ class Environment:
     def items(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list, blanks around its items removed."""
         return [item.strip() for item in (self._values.get(name, "") or default).split(",") if item.strip()]
+
+    def ids(self, name: str, *, prefix: str, maximum: int, is_needed: bool) -> list[str]:
+        """AWS' ids of one kind, comma separated, as in subnet-0a1b2c3d."""
+        found = self.items(name)
+        expected = f"1 to {maximum} ids as in {prefix}0a1b2c3d, comma separated"
+        if is_needed and not found:
+            raise SettingError(f"{name}: found nothing, expected {expected}")
+        if len(set(found)) != len(found) or len(found) > maximum:
+            raise SettingError(f"{name}: found {len(found)} ids, expected {expected}, each once")
+        for item in found:
+            if not re.fullmatch(re.escape(prefix) + r"[0-9a-f]{8,17}", item):
+                raise SettingError(f"{name}: found {item[:40]!r}, expected {expected}")
+        return found
 
     def origins(self, name: str, default: str) -> list[str]:
         """The exact origins of web pages, at least one: all https, or all http to this computer alone.
@@ -201,6 +223,10 @@ class Environment:
         if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
             raise SettingError(f"{name}: found {value!r}, expected host:port")
         return host.strip("[]"), int(port)
+
+    def optional_address(self, name: str) -> tuple[str, int] | None:
+        """The same, or None where it is not set."""
+        return self.address(name, "") if self._values.get(name, "") else None
 
 
 def _scheme_and_host(name: str, origin: str) -> tuple[str, str]:

@@ -46,8 +46,50 @@ try:
     GATEWAY = env.text("GATEWAY", "local")
     GATEWAY_FIXED_HOSTS = env.items("GATEWAY_FIXED_HOSTS")
     GUACD_PATH = env.text("GUACD_PATH", "/usr/sbin/guacd")
-    # Marks this installation's guacd processes, so that two installations on one machine leave each other's alone.
+    # How many gateways of each fleet are ready before help is pressed; "auto" goes by the presses (sessions/pool.py).
+    GATEWAY_WARM = env.number_or("GATEWAY_WARM", 0, word="auto", maximum=20)
+    GATEWAY_WARM_HOURS = env.number("GATEWAY_WARM_HOURS", 12, minimum=1, maximum=720)
+    # Marks this installation's gateways, so that two installations on one machine or cluster leave each other's alone.
     INSTALLATION = env.text("INSTALLATION", str(STATE_DIR))
+    # For ecs: where tasks run, what each of them is, and how machines are reached from there.
+    _IS_ECS = GATEWAY in {"ecs", "sessions.gateways.ecs.EcsGateways"}
+    ECS_CLUSTER = env.matching(
+        "ECS_CLUSTER",
+        "",
+        pattern=r"(arn:aws[a-z-]*:ecs:[a-z0-9-]+:[0-9]{12}:cluster/)?[A-Za-z0-9_-]{1,255}" + ("" if _IS_ECS else "|"),
+        expected="the name or ARN of a cluster in AWS_REGION",
+    )
+    ECS_TASK_DEFINITION = env.matching(
+        "ECS_TASK_DEFINITION",
+        "",
+        pattern=r"(arn:aws[a-z-]*:ecs:[a-z0-9-]+:[0-9]{12}:task-definition/)?[A-Za-z0-9_-]{1,255}(:[1-9][0-9]{0,9})?"
+        + ("" if _IS_ECS else "|"),
+        expected="a family, family:revision or ARN",
+    )
+    ECS_SUBNETS = env.ids("ECS_SUBNETS", prefix="subnet-", maximum=16, is_needed=_IS_ECS)
+    ECS_SECURITY_GROUPS = env.ids("ECS_SECURITY_GROUPS", prefix="sg-", maximum=5, is_needed=_IS_ECS)
+    # Empty: launch type EC2, which has no more room than the computers that are there.
+    ECS_CAPACITY_PROVIDER = env.matching(
+        "ECS_CAPACITY_PROVIDER",
+        "",
+        pattern=r"[A-Za-z0-9_-]{0,255}",
+        expected="the name of one of the cluster's capacity providers: letters, digits, - and _",
+    )
+    ECS_NETWORK = env.choice("ECS_NETWORK", ("tunnel", "routed"), "tunnel")
+    # Where EventBridge puts what tasks do; empty: the API is asked again and again.
+    ECS_EVENTS_QUEUE = env.matching(
+        "ECS_EVENTS_QUEUE",
+        "",
+        pattern=r"(https?://[A-Za-z0-9.:-]+/[0-9]{12}/[A-Za-z0-9_-]{1,80})?",
+        expected="the URL of a queue, as in https://sqs.eu-west-1.amazonaws.com/123456789012/portafilter-events",
+    )
+    # A task that is not ready by then counts as failed; people hear of it within a minute.
+    ECS_READY_S = env.number("ECS_READY_S", 50, minimum=5, maximum=900)
+    if _IS_ECS and not env.text("INSTALLATION", ""):
+        raise SettingError(
+            f"INSTALLATION is not set, and GATEWAY={GATEWAY} needs it: the name by which this installation's tasks are "
+            "known, the same for all its processes and nobody else's"
+        )
 
     # --- the VPN ------------------------------------------------------------------------------------------------------
     VPN = env.text("VPN", "loopback")
@@ -80,6 +122,8 @@ try:
         pattern=networks.DEVICE,
         expected="an interface's name: 15 letters, digits, - or _ at most, a letter first",
     )
+    # Where `manage.py authorise` answers /healthz for a load balancer before OpenVPN; empty: nowhere.
+    VPN_HEALTH_BIND = env.optional_address("VPN_HEALTH_BIND")
     # Local gateways run as users of their own, one a gateway, so that each reaches its own machine only. Needs root.
     GATEWAY_UIDS = env.span("GATEWAY_UIDS")
 
@@ -114,6 +158,8 @@ try:
         pattern=rf"({AWS_REGION_NAME})?",
         expected="a region's name as in eu-west-1",
     )
+    if _IS_ECS and not AWS_REGION:
+        raise SettingError(f"AWS_REGION: found nothing, expected the region of the cluster (GATEWAY is {GATEWAY})")
     if TELEMETRY in {"iot_core", "machines.telemetry.iot_core.IotCoreTelemetry"} and not AWS_REGION:
         raise SettingError(f"AWS_REGION: found nothing, expected the region of the things (TELEMETRY is {TELEMETRY})")
     # What a machine's thing is called in IoT Core; a serial is one machine's within its fleet only.
@@ -128,6 +174,13 @@ try:
         "portafilter-machine",
         pattern=r"[A-Za-z0-9:_-]{1,128}",
         expected="1 to 128 letters, digits and :_-",
+    )
+    # The accelerators of AWS Global Accelerator that the admin shows and turns; empty: none.
+    ACCELERATOR = env.matching(
+        "ACCELERATOR",
+        "",
+        pattern=r"({0}(,{0}){{0,3}})?".format(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?"),
+        expected="up to four names of accelerators, comma separated: letters, digits, . and - inside",
     )
 
     # --- notifications ------------------------------------------------------------------------------------------------
@@ -272,6 +325,7 @@ INSTALLED_APPS = [
     "webpush",
     "notifications.apps.NotificationsConfig",
     "machines.apps.MachinesConfig",
+    "backbone.apps.BackboneConfig",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

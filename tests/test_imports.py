@@ -1,4 +1,7 @@
-"""Imports go downwards only: portal → sessions → notifications → machines; an app opens only its doors to others."""
+"""Imports go downwards only: portal → sessions → notifications → machines, and portal → backbone → machines.
+
+An app opens only its doors to others.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # From below to above: each may import those before it.
-APPS = ["machines", "notifications", "sessions", "portal"]
+APPS = ["machines", "notifications", "sessions", "backbone", "portal"]
 # What an app offers to the apps above it; `api` to the API above it alone.
 DOORS = {
     *("services", "selectors", "models", "errors", "attachments", "live", "admin", "append_only", "words", "bell"),
-    *("availability", "encryption", "hosts", "identities", "passages", "profile_passes"),
+    *("availability", "aws", "encryption", "hosts", "identities", "passages", "profile_passes"),
     *("outbox", "sender", "subscriptions", "wording"),
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
@@ -55,7 +58,14 @@ def test_no_app_imports_one_above_it(app: str) -> None:
     assert offences(app, lambda path, name: name.partition(".")[0] not in above) == []
 
 
-@pytest.mark.parametrize("app", ["notifications", "sessions"])
+def test_sessions_and_backbone_stand_side_by_side() -> None:
+    """Rescues do not need AWS, and what shows AWS needs no rescues."""
+    beside = {"sessions", "notifications"}
+    assert offences("backbone", lambda path, name: name.partition(".")[0] not in beside) == []
+    assert offences("sessions", lambda path, name: name.partition(".")[0] != "backbone") == []
+
+
+@pytest.mark.parametrize("app", ["notifications", "sessions", "backbone"])
 def test_apps_meet_only_at_their_doors(app: str) -> None:
     below = set(APPS[: APPS.index(app)])
 
