@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from django.db import close_old_connections, connections
 from django.utils import timezone
@@ -124,6 +125,18 @@ class Porter:
         _run_for_ever(self.name, self._passes.run, stop, whom=bell.PROFILES, poll_s=POLL_S)
 
 
+_registered: dict[str, Callable[[str], Callable[[], None]]] = {}
+
+
+def register_hands(name: str, make: Callable[[str], Callable[[], None]]) -> None:
+    """Has the worker's process do something more, which is none of the rescues' matter, in a thread of its own.
+
+    `make` is called in that process with the name for its leases, and answers with one pass: called every POLL_S, it
+    looks at everything once and may raise, which is logged. `portal` registers; a name once more replaces what it was.
+    """
+    _registered[name] = make
+
+
 def start_threads(count: int, *, process: str, stop: threading.Event) -> list[threading.Thread]:
     """Starts `count` workers of this process, its asker, porter and sender; join them after setting `stop`.
 
@@ -139,12 +152,18 @@ def start_threads(count: int, *, process: str, stop: threading.Event) -> list[th
         ("asker", Asker(f"{process}:asker").run_for_ever),
         ("porter", Porter(f"{process}:porter").run_for_ever),
         ("sender", Sender(f"{process}:sender").run_for_ever),
+        *((name, partial(_run_registered, f"{process}:{name}", make)) for name, make in _registered.items()),
     ]
     for name, run_for_ever in hands:
         thread = threading.Thread(target=run_for_ever, args=(stop,), name=name, daemon=True)
         thread.start()
         threads.append(thread)
     return threads
+
+
+def _run_registered(name: str, make: Callable[[str], Callable[[], None]], stop: threading.Event) -> None:
+    # Nobody rings for them: the bell is heard only when it tells to stop.
+    _run_for_ever(name, make(name), stop, whom=name, poll_s=POLL_S)
 
 
 def _run_for_ever(
