@@ -90,7 +90,7 @@ class FleetAdmin(FleetScopedAdmin):
     search_fields = ["name", "slug"]
     prepopulated_fields = {"slug": ["name"]}
     fieldsets = [
-        (None, {"fields": ["name", "slug", "max_open_sessions", "answer_deadline_s", "vpn_network"]}),
+        (None, {"fields": ["name", "slug", "max_open_sessions", "warm_gateways", "answer_deadline_s", "vpn_network"]}),
         (
             "Who is asked, and how soon",
             {

@@ -55,6 +55,13 @@ class Fleet(models.Model):
         default=50,
         help_text="How many may be open at once; a press beyond that waits for a gateway.",
     )
+    warm_gateways = models.PositiveSmallIntegerField(
+        "gateways kept ready",
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(20)],
+        help_text="So many are started before help is pressed, 0 to 20; empty: the installation's default.",
+    )
     answer_deadline_s = models.PositiveIntegerField(
         "seconds until an unclaimed request ends", null=True, blank=True, help_text="Empty: the installation's default."
     )
@@ -320,6 +327,7 @@ class SecurityEvent(models.Model):
 from machines.rota_models import Absence, Closure, KeptAnswer, OpeningHours, Shift, WorkingHours  # noqa: E402
 from machines.vpn_models import (  # noqa: E402
     EnrolmentCode,
+    GatewayIdentity,
     KeptProfile,
     ProfileDelivery,
     TunnelEnding,
@@ -334,6 +342,7 @@ __all__ = [
     "Closure",
     "EnrolmentCode",
     "Fleet",
+    "GatewayIdentity",
     "KeptAnswer",
     "KeptProfile",
     "Machine",

@@ -149,6 +149,8 @@ class GatewayPasses:
             due_at = self.now() + _LOOK_EVERY
             if not gateway_rows.release(gateway, owner=self.name, due_at=due_at, handle=status.handle, tries=0):
                 self._came_too_late(gateway, driver)
+            elif status.detail:
+                services.set_notice(gateway.session, status.detail[:200], now=self.now())
         else:
             self._has_failed(gateway, status.detail or f"The gateway is {status.state}.")
 
@@ -259,4 +261,5 @@ def _request(gateway: Gateway) -> GatewayRequest:
         session_id=str(gateway.session_id),
         machine_address=gateway.session.machine.vpn_address,
         machine_port=port or 3389,
+        fleet=gateway.fleet.slug if gateway.fleet else "",
     )

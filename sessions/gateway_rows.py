@@ -25,7 +25,7 @@ def want(session: SupportSession, *, driver: str, attempt: int, due_at: datetime
     try:
         with transaction.atomic():
             gateway = Gateway.objects.create(
-                session=session, attempt=attempt, driver=driver, due_at=due_at, wanted_at=now
+                session=session, fleet_id=session.fleet_id, attempt=attempt, driver=driver, due_at=due_at, wanted_at=now
             )
     except IntegrityError:
         return None  # one_live_gateway_a_session: another worker was faster
@@ -37,7 +37,7 @@ def due(states: Collection[GatewayState], *, now: datetime) -> QuerySet[Gateway]
     """The rows in these states that a worker should look at now."""
     return (
         Gateway.objects.filter(_unleased(now), state__in=states, due_at__lte=now)
-        .select_related("session__machine")
+        .select_related("session__machine", "fleet")
         .order_by("due_at")
     )
 

@@ -163,10 +163,20 @@ class SessionEvent(models.Model):
 
 
 class Gateway(models.Model):
-    """One attempt at a gateway (guacd) for a session; its id is the driver's attempt id."""
+    """One attempt at a gateway (guacd) for a session; its id is the driver's attempt id.
+
+    Without a session it is a warm one: kept ready for the next press of its fleet. A trigger sees to it that only a
+    ready one is claimed, and that a gateway belongs to one session for ever.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    session = models.ForeignKey(SupportSession, on_delete=models.PROTECT, related_name="gateways")
+    session = models.ForeignKey(
+        SupportSession, null=True, blank=True, on_delete=models.PROTECT, related_name="gateways"
+    )
+    # Gone with its fleet: then nobody can claim it any more, and it is stopped.
+    fleet = models.ForeignKey(Fleet, null=True, blank=True, on_delete=models.SET_NULL, related_name="gateways")
+    born_warm = models.BooleanField("kept ready", default=False, help_text="Started before anybody needed it.")
+    claimed_at = models.DateTimeField(null=True, blank=True, help_text="When a session took it from those kept ready.")
     attempt = models.PositiveIntegerField(default=1)
     driver = models.CharField(max_length=100)
     state = models.CharField(max_length=16, choices=_choices(GatewayState), default=GatewayState.WANTED, db_index=True)
@@ -195,9 +205,10 @@ class Gateway(models.Model):
                 name="one_live_gateway_a_session",
             ),
         ]
+        indexes = [models.Index(fields=["born_warm", "driver", "wanted_at"], name="gateway_newest_of_a_kind")]
 
     def __str__(self) -> str:
-        return f"{self.driver} {self.id.hex[:8]} ({self.state})"
+        return f"{self.driver} {self.id.hex[:8]} ({'warm, ' if self.session_id is None else ''}{self.state})"
 
 
 class ConnectionProfile(models.Model):
@@ -315,6 +326,7 @@ class Attachment(models.Model):
 
 # At the end, since these rows refer to those above.
 from sessions.escalation_models import Asked, Escalation, Rung  # noqa: E402
+from sessions.pool_models import Pool  # noqa: E402
 
 __all__ = [
     "LIVE_GATEWAY_STATES",
@@ -325,6 +337,7 @@ __all__ = [
     "Escalation",
     "Gateway",
     "GuacamoleConnection",
+    "Pool",
     "Press",
     "RdpCredential",
     "Rung",
