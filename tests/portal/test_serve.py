@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from tests.portal.server_process import ServerProcess
 
@@ -57,6 +58,24 @@ def test_parts_can_run_elsewhere(serve: ServerProcess) -> None:
     assert _status(public, "/hooks/sns/")[0] == 405
     process.terminate()
     assert process.wait(10) == 0, serve.log.read_text()
+    told = len(serve.log.read_text())
+    # And the machines' face by itself, with the portal's port left to others; nobody pushes there either.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = serve.start("--machine-api-only", PUBLIC_BIND=f"127.0.0.1:{port}", **through_sns)
+        (machines,) = serve.until_ready()
+    assert _status(machines, "/healthz")[0] == 200
+    assert _status(machines, "/accounts/login/")[0] == 404
+    # A worker, a keeper or a pusher would hold its sign of life here.
+    assert not [*(serve.folder / "processes").iterdir()]
+    assert "Portafilter is at" not in serve.log.read_text()[told:]
+    process.terminate()
+    assert process.wait(10) == 0, serve.log.read_text()
+
+
+def test_serving_no_face_at_all_is_refused() -> None:
+    with pytest.raises(CommandError, match="not allowed with"):
+        call_command("serve", "--machine-api-only", "--no-machine-api")
 
 
 def test_portal_is_up_while_openvpn_and_its_address_are_not(serve: ServerProcess) -> None:

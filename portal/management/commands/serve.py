@@ -1,4 +1,4 @@
-"""`manage.py serve`: the whole of Portafilter in one process, or its two faces alone."""
+"""`manage.py serve`: the whole of Portafilter in one process, its two faces alone, or one of them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ _IP_FREEBIND = 15  # Linux; Python's socket module has no name for it
 class Parts:
     """Which parts run in this process."""
 
+    public: bool = True
     machine_api: bool = True
     worker: bool = True
     keeper: bool = True
@@ -60,7 +61,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--no-worker", action="store_true", help="The worker runs elsewhere: manage.py work.")
         parser.add_argument("--no-keeper", action="store_true", help="The keeper runs elsewhere: manage.py keep.")
-        parser.add_argument("--no-machine-api", action="store_true", help="Serve the portal only.")
+        faces = parser.add_mutually_exclusive_group()
+        faces.add_argument("--no-machine-api", action="store_true", help="Serve the portal only.")
+        faces.add_argument(
+            "--machine-api-only",
+            action="store_true",
+            help="Serve the machines only, as on the VPN's server: no portal, no worker, no keeper.",
+        )
         parser.add_argument("--ready-file", type=Path, help="Written when all listeners are up; removed at the end.")
         parser.add_argument(
             "--stop-gateways",
@@ -74,19 +81,27 @@ class Command(BaseCommand):
         no_worker: bool,
         no_keeper: bool,
         no_machine_api: bool,
+        machine_api_only: bool,
         ready_file: Path | None,
         stop_gateways: bool,
         **options: object,
     ) -> None:
-        parts = Parts(machine_api=not no_machine_api, worker=not no_worker, keeper=not no_keeper)
+        parts = Parts(
+            public=not machine_api_only,
+            machine_api=not no_machine_api,
+            worker=not (no_worker or machine_api_only),
+            keeper=not (no_keeper or machine_api_only),
+        )
         with contextlib.ExitStack() as stack:
-            faces = [(PUBLIC, stack.enter_context(_listen("PUBLIC_BIND", settings.PUBLIC_BIND)))]
+            faces: list[tuple[str, socket.socket]] = []
+            if parts.public:
+                faces.append((PUBLIC, stack.enter_context(_listen("PUBLIC_BIND", settings.PUBLIC_BIND))))
             if parts.machine_api:
                 # The VPN's address is there while OpenVPN runs; the portal does not wait for that.
                 comes = settings.VPN == "openvpn"
                 listener = _listen("MACHINE_API_BIND", settings.MACHINE_API_BIND, address_comes=comes)
                 faces.append((MACHINES, stack.enter_context(listener)))
-            has_leases = parts.worker or parts.keeper or sns.is_chosen()
+            has_leases = parts.worker or parts.keeper or (parts.public and sns.is_chosen())
             process = stack.enter_context(SignOfLife()).name if has_leases else ""
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -117,7 +132,7 @@ class Command(BaseCommand):
             await _all_started(servers, running)
             if parts.worker:
                 threads = start_threads(settings.WORKER_THREADS, process=process, stop=threads_stop)
-            elif sns.is_chosen():
+            elif parts.public and sns.is_chosen():
                 threads = [start_pusher(process, threads_stop)]
             if parts.keeper:
                 running.append(asyncio.create_task(_keep(process, stop), name="keeper"))
@@ -149,8 +164,10 @@ class Command(BaseCommand):
             await sync_to_async(_close_connections)()
 
     def _say_ready(self, faces: list[tuple[str, socket.socket]], ready_file: Path | None) -> None:
-        self.stdout.write(f"Portafilter is at {settings.PUBLIC_ORIGINS[0]} — Ctrl-C ends it.")
-        for application, listener in faces[1:]:
+        for application, listener in faces:
+            if application == PUBLIC:
+                self.stdout.write(f"Portafilter is at {settings.PUBLIC_ORIGINS[0]} — Ctrl-C ends it.")
+                continue
             host, port = listener.getsockname()[:2]
             self.stdout.write(f"Machines ask for help at http://{host}:{port} ({application.split(':')[0]}).")
         self.stdout.flush()
