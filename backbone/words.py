@@ -1,0 +1,139 @@
+"""What an accelerator's state means, in sentences for people; pure functions of what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from backbone.accelerator import Accelerator, Endpoint, EndpointGroup, Listener
+
+HEALTH = {"HEALTHY": "healthy", "UNHEALTHY": "unhealthy", "INITIAL": "being checked"}
+_STAY = "Existing connections stay where they are until they end."
+
+
+def troubles(accelerator: Accelerator) -> list[str]:
+    """A sentence or two for each thing that somebody should look at, the most urgent first."""
+    found = []
+    if not accelerator.is_enabled:
+        found.append(
+            "The accelerator is disabled: nobody gets through its addresses. Enable it at AWS, or in the edge stack."
+        )
+    if not accelerator.listeners:
+        found.append("The accelerator has no listener, so it takes no connections. The edge stack makes them.")
+    for listener in accelerator.listeners:
+        if not listener.groups:
+            found.append(f"{listener.title}: there is no endpoint group, so connections go nowhere.")
+    of_endpoints, of_dials = [], []
+    for listener, group in accelerator.groups():
+        of_endpoints += _of_endpoints(listener, group)
+        of_dials += _of_dial(listener, group)
+    return found + of_endpoints + of_dials
+
+
+def _of_endpoints(listener: Listener, group: EndpointGroup) -> Iterator[str]:
+    where = f"{listener.title} in {group.region}"
+    if not group.endpoints:
+        yield f"{where}: the group has no endpoint, so connections go elsewhere or nowhere."
+    for endpoint in group.endpoints:
+        if endpoint.health == "UNHEALTHY":
+            reason = f" AWS says: {endpoint.health_reason}." if endpoint.health_reason else ""
+            yield f"{where}: {endpoint_name(endpoint.id)} is unhealthy.{reason} {asked(group, endpoint)}"
+        if not endpoint.keeps_client_address:
+            yield (
+                f"{where}: {endpoint_name(endpoint.id)} does not see from where people and machines come (client IP "
+                "preservation is off), so records and limits name the accelerator's own addresses."
+            )
+    if group.endpoints and not any(endpoint.weight for endpoint in group.endpoints):
+        yield f"{where}: every endpoint has the weight 0, so new connections go to another region or nowhere."
+
+
+def _of_dial(listener: Listener, group: EndpointGroup) -> Iterator[str]:
+    if group.dial < 100:
+        yield f"{listener.title} in {group.region}: the dial is at {group.dial:g} %. {_left_over(listener, group)}"
+
+
+def _left_over(listener: Listener, group: EndpointGroup) -> str:
+    others = sorted({one.region for one in listener.groups if one.arn != group.arn and one.dial > 0})
+    rest = "New connections" if not group.dial else "The other new connections"
+    if others:
+        return f"{rest} go to {_and(others)}."
+    return f"{rest} have no other region to go to: expect them to fail."
+
+
+def asked(group: EndpointGroup, endpoint: Endpoint) -> str:
+    """Who asks an endpoint for its health, and where; a load balancer is asked by its own checks only."""
+    if _kind(endpoint.id):
+        return (
+            "Its load balancer's own checks say so: look at its targets (the VPN host and the portal answer /healthz)."
+        )
+    return f"It is asked by {check(group)}."
+
+
+def check(group: EndpointGroup) -> str:
+    """As in: HTTP /healthz at port 8080, every 10 s, 3 in a row."""
+    path = f" {group.health_path}" if group.health_protocol.startswith("HTTP") and group.health_path else ""
+    port = f" at port {group.health_port}" if group.health_port else ""
+    return f"{group.health_protocol}{path}{port}, every {group.health_interval_s} s, {group.health_threshold} in a row"
+
+
+def endpoint_name(endpoint_id: str) -> str:
+    """As people call it: network load balancer portafilter-vpn, instance i-0abc."""
+    kind = _kind(endpoint_id)
+    if kind:
+        return f"{kind} {endpoint_id.split('/')[-2]}"
+    for prefix, name in (("i-", "instance"), ("eipalloc-", "Elastic IP address")):
+        if endpoint_id.startswith(prefix):
+            return f"{name} {endpoint_id}"
+    return endpoint_id
+
+
+def _kind(endpoint_id: str) -> str:
+    for part, name in ((":loadbalancer/app/", "load balancer"), (":loadbalancer/net/", "network load balancer")):
+        if part in endpoint_id and endpoint_id.count("/") >= 3:
+            return name
+    return ""
+
+
+def share(group: EndpointGroup, endpoint: Endpoint) -> str:
+    """Which part of its group's new connections an endpoint gets while all are healthy, as in 33 %."""
+    whole = sum(one.weight for one in group.endpoints)
+    return f"{endpoint.weight / whole:.0%}" if whole else "0%"
+
+
+def what_will_happen(listener: Listener, group: EndpointGroup, endpoint: Endpoint | None, to: int) -> list[str]:
+    """Sentences for whoever is about to turn something."""
+    if endpoint is None:
+        return [*_of_turning(listener, group, to), _STAY]
+    others = sum(one.weight for one in group.endpoints if one.id != endpoint.id)
+    if not to and not others:
+        words = [f"{endpoint_name(endpoint.id)} gets no new connections, and no other endpoint in {group.region} does."]
+        words.append(_elsewhere(listener, group))
+    elif not to:
+        words = [f"{endpoint_name(endpoint.id)} gets no new connections; the others in {group.region} share them."]
+    else:
+        part = f"{to / (to + others):.0%}"
+        words = [f"{endpoint_name(endpoint.id)} gets {part} of the new connections that come to {group.region}."]
+    return [words[0][0].upper() + words[0][1:], *words[1:], _STAY]
+
+
+def _of_turning(listener: Listener, group: EndpointGroup, to: int) -> Iterator[str]:
+    if to == 100:
+        yield f"{group.region} gets all new connections on {listener.title} that are meant for it."
+        return
+    if to == 0:
+        yield f"{group.region} gets no new connections on {listener.title}."
+    else:
+        yield f"{group.region} gets {to} % of the new connections on {listener.title} that are meant for it."
+    yield _elsewhere(listener, group)
+    if listener.protocol == "UDP" and to < group.dial:
+        yield "A VPN tunnel over UDP that falls silent for 30 s counts as a new connection afterwards."
+
+
+def _elsewhere(listener: Listener, group: EndpointGroup) -> str:
+    others = sorted({one.region for one in listener.groups if one.arn != group.arn and one.dial > 0})
+    if others:
+        return f"The rest goes to {_and(others)}."
+    return "There is no other region to go to: expect the rest to fail."
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
