@@ -37,6 +37,12 @@ class AlreadyHandedOver(IdentityError):
     code = "already_handed_over"
 
 
+class GatewayRefused(IdentityError):
+    """A gateway gets no identity, now and later: its attempt is over, or it is not the one that it was."""
+
+    code = "gateway_refused"
+
+
 class NoAddressLeft(FleetError):
     """Every address that the fleet's machines may have was given out."""
 

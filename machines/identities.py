@@ -20,7 +20,7 @@ from django.utils import timezone
 from machines import services
 from machines.addresses import allocate_address
 from machines.errors import AlreadyHandedOver, IdentityError, NotAllowed, RequestRefused
-from machines.models import Machine, TunnelEnding, User, VpnAuthority, VpnIdentity
+from machines.models import GatewayIdentity, Machine, TunnelEnding, User, VpnAuthority, VpnIdentity
 from machines.selectors import fleets_of, operator_of
 from machines.vpn import networks, pki
 from machines.vpn.base import has_vpn
@@ -137,7 +137,11 @@ def crl_pem(*, now: datetime | None = None) -> bytes:
         row = VpnAuthority.objects.get(pk=1)
         # A revoked one stays in the list for a day beyond its own end, whatever the clocks say.
         revoked = VpnIdentity.objects.filter(revoked_at__isnull=False, expires_at__gt=now - timedelta(days=1))
-        serials = list(revoked.order_by("pk").values_list("serial", "revoked_at"))
+        gateways = GatewayIdentity.objects.filter(revoked_at__isnull=False, expires_at__gt=now - timedelta(days=1))
+        serials = [
+            *revoked.order_by("pk").values_list("serial", "revoked_at"),
+            *gateways.order_by("pk").values_list("serial", "revoked_at"),
+        ]
     known = [(serial, since) for serial, since in serials if since is not None]
     return pki.make_crl(_loaded(row), known, number=row.crl_number, now=now, life=CRL_LIFE).encode("ascii")
 

@@ -1,5 +1,5 @@
-"""The VPN's rows: the authority, each machine's address, identities and connections, and the codes of enrolment,
-and profiles on their way.
+"""The VPN's rows: the authority, each machine's address, identities and connections, the gateways' identities, the
+codes of enrolment, and profiles on their way.
 
 An identity is a certificate, with what else its holder needs to reach the server. Private parts are encrypted, and
 erased when they are handed over.
@@ -92,6 +92,58 @@ class VpnIdentity(models.Model):
     def common_name(self) -> str:
         """The name in the certificate; it has the shape that machines.vpn.pki.MACHINE_NAME knows."""
         return f"m-{self.machine_id}"
+
+
+class GatewayIdentity(models.Model):
+    """The certificate by which one attempt at a gateway is in the VPN, and its stay there. Nothing here is secret.
+
+    The key was born with the gateway and stays there; its tls-crypt-v2 key is made anew for each hand-over.
+    """
+
+    attempt_id = models.CharField(max_length=62, unique=True, editable=False)
+    address = models.GenericIPAddressField(protocol="IPv4", editable=False)
+    key_sha256 = models.CharField(max_length=64, editable=False, help_text="SHA-256 of its public key.")
+    serial = models.CharField(max_length=40, unique=True, editable=False, help_text="Hexadecimal, lower case.")
+    sha256 = models.CharField(max_length=64, unique=True, editable=False, help_text="The certificate's fingerprint.")
+    certificate = models.TextField(editable=False)
+    issued_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(editable=False, db_index=True)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+    revoke_reason = models.CharField(max_length=80, blank=True, editable=False)
+    released_at = models.DateTimeField(
+        null=True, editable=False, help_text="When it was surely out of the VPN; its address may be another's since."
+    )
+    # Its newest connection, as OpenVPN tells of it.
+    client_id = models.BigIntegerField(
+        null=True, editable=False, help_text="OpenVPN's number of it (CID), until OpenVPN starts again."
+    )
+    remote_address = models.GenericIPAddressField(null=True, editable=False)
+    remote_port = models.PositiveIntegerField(null=True, editable=False)
+    connected_at = models.DateTimeField(null=True, editable=False)
+    left_at = models.DateTimeField(null=True, editable=False)
+    left_detail = models.CharField(max_length=200, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = "gateway's VPN identity"
+        verbose_name_plural = "gateways' VPN identities"
+        ordering = ["-issued_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["address"], condition=Q(released_at=None), name="one_gateway_an_address"),
+            models.CheckConstraint(
+                condition=Q(released_at=None) | Q(revoked_at__isnull=False), name="released_gateway_is_revoked"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["revoked_at"], condition=Q(released_at=None), name="gateways_in_the_vpn"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.common_name} at {self.address}"
+
+    @property
+    def common_name(self) -> str:
+        """The name in the certificate; it has the shape that machines.vpn.pki.GATEWAY_NAME knows."""
+        return f"g-{self.attempt_id}"
 
 
 class VpnConnection(models.Model):

@@ -122,6 +122,15 @@ try:
         pattern=networks.DEVICE,
         expected="an interface's name: 15 letters, digits, - or _ at most, a letter first",
     )
+    # What gateways connect to that join the VPN themselves (ECS_NETWORK=tunnel): they may have a shorter way.
+    GATEWAY_VPN_REMOTE = env.matching(
+        "GATEWAY_VPN_REMOTE",
+        VPN_REMOTE,
+        pattern=networks.HOST,
+        expected="the host name or IPv4 address at which gateways find the VPN's server",
+    )
+    # Machines answer through the tunnel to addresses of the VPN alone, so gateways elsewhere borrow the server's.
+    VPN_MASQUERADE = env.flag("VPN_MASQUERADE", True)
     # Where `manage.py authorise` answers /healthz for a load balancer before OpenVPN; empty: nowhere.
     VPN_HEALTH_BIND = env.optional_address("VPN_HEALTH_BIND")
     # Local gateways run as users of their own, one a gateway, so that each reaches its own machine only. Needs root.

@@ -12,9 +12,10 @@ class SupportConfig(AppConfig):
     verbose_name = "Rescues"
 
     def ready(self) -> None:
-        from machines import passages
+        from machines import gateway_identities, passages
         from notifications import outbox
         from sessions import escalation, selectors
 
         passages.register(selectors.passages)
+        gateway_identities.register(selectors.live_attempts)
         outbox.register_judge(escalation.is_wanted)

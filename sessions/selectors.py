@@ -160,11 +160,18 @@ def passages() -> list[Passage]:
     ).values_list("handle", "host", "session__machine__vpn_address", "session__credential__port")
     found = []
     for handle, host, machine_address, port in rows:
-        source = f"uid:{handle['uid']}" if "uid" in handle else host
+        # One with an address in the VPN comes from there, whatever its host is.
+        source = f"uid:{handle['uid']}" if "uid" in handle else str(handle.get("vpn_address", host))
         # A gateway on loopback that somebody else runs, by a host's name, or one that is not there yet.
         with contextlib.suppress(ValueError):
             found.append(Passage(source, machine_address, port or 3389))
     return found
+
+
+def live_attempts() -> list[str]:
+    """The attempts at gateways that may have an identity in the VPN, by the names that drivers know them by."""
+    live = Gateway.objects.filter(state__in=[s.value for s in LIVE_GATEWAY_STATES]).order_by()
+    return [str(attempt) for attempt in live.values_list("pk", flat=True)]
 
 
 def _card(

@@ -18,7 +18,7 @@ APPS = ["machines", "notifications", "sessions", "backbone", "portal"]
 # What an app offers to the apps above it; `api` to the API above it alone.
 DOORS = {
     *("services", "selectors", "models", "errors", "attachments", "live", "admin", "append_only", "words", "bell"),
-    *("availability", "aws", "encryption", "hosts", "identities", "passages", "profile_passes"),
+    *("availability", "aws", "encryption", "gateway_identities", "hosts", "identities", "passages", "profile_passes"),
     *("outbox", "sender", "subscriptions", "wording"),
 }
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}

@@ -38,6 +38,26 @@ def is_machines(number: int, network: Network) -> bool:
     return int(network.network_address) + RESERVED <= number < int(network.broadcast_address)
 
 
+def gateways(network: Network) -> Network:
+    """The part at the network's beginning in which gateways have their addresses (and the server has its own)."""
+    return ipaddress.ip_network((int(network.network_address), network.max_prefixlen - RESERVED.bit_length() + 1))
+
+
+def gateway_numbers(network: Network) -> range:
+    """The addresses that gateways may have, as numbers: not the network's own, nor the server's."""
+    first = int(network.network_address)
+    return range(first + 2, first + RESERVED)
+
+
+def has_gateway(address: str, network: Network) -> bool:
+    """Whether this text is an address that a gateway may have in the network."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return parsed.version == network.version and int(parsed) in gateway_numbers(network)
+
+
 def has_machine(address: str, network: Network) -> bool:
     """Whether this text is an address that a machine may have in the network."""
     try:

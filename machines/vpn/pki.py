@@ -27,6 +27,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # The common name in every machine's certificate: the key of its row, nothing that anybody typed.
 MACHINE_NAME = re.compile(r"\Am-[0-9]{1,18}\Z")
+# In every gateway's: the attempt at it, which the driver knows it by. X.509 has 64 characters for a name.
+GATEWAY_NAME = re.compile(r"\Ag-[A-Za-z0-9][A-Za-z0-9-]{0,61}\Z")
 # The server's name is fixed, so that it may move to another host name without a new certificate.
 SERVER_NAME = "portafilter-vpn"
 AUTHORITY_NAME = "Portafilter VPN"
@@ -39,6 +41,9 @@ _METADATA_LIMIT = 733  # doc/tls-crypt-v2.txt: the wrapped key must fit the firs
 
 class PkiError(ValueError):
     """What was given is not what it should be; the text names what was found and what was expected, never a key."""
+
+
+PublicKey = ec.EllipticCurvePublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +92,16 @@ def make_authority(*, now: datetime, life: timedelta) -> Authority:
 def issue(
     authority: Authority, public_key: ec.EllipticCurvePublicKey, *, name: str, now: datetime, life: timedelta
 ) -> x509.Certificate:
-    """A certificate for this key: a server's for SERVER_NAME, a client's for a machine's name.
+    """A certificate for this key: a server's for SERVER_NAME, a client's for the name of a machine or a gateway.
 
     It never outlives the authority. Raises PkiError for any other name.
     """
     if name == SERVER_NAME:
         usage = ExtendedKeyUsageOID.SERVER_AUTH
-    elif MACHINE_NAME.match(name):
+    elif is_client(name):
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
     else:
-        raise PkiError(f"Found the name {name[:60]!r}, expected {SERVER_NAME} or a machine's, as in m-17.")
+        raise PkiError(f"Found the name {name[:60]!r}, expected {SERVER_NAME} m-17 or the like.")
     until = min(now + life, authority.certificate.not_valid_after_utc)
     if until <= now:
         raise PkiError(f"The VPN's authority ended on {until:%Y-%m-%d}: it signs nothing more.")
@@ -109,6 +114,11 @@ def issue(
         .add_extension(_authority_identifier(issuer), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
+
+
+def is_client(name: str) -> bool:
+    """Whether this is the name of a machine or of a gateway, in whichever certificate."""
+    return bool(MACHINE_NAME.match(name) or GATEWAY_NAME.match(name))
 
 
 def serial_of(certificate: x509.Certificate) -> str:
@@ -143,6 +153,12 @@ def key_of_request(pem: str) -> ec.EllipticCurvePublicKey:
     if not is_signed:
         raise PkiError("The signature of the certificate request is not valid: it is not from the holder of its key.")
     return key
+
+
+def sha256_of_key(key: ec.EllipticCurvePublicKey) -> str:
+    """The digest by which a public key is known again."""
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def make_crl(
