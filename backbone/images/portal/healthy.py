@@ -1,0 +1,67 @@
+"""Is what runs in this container well? Ends with 0 if so, else with 1 and a sentence.
+
+    healthy.py http://127.0.0.1:8000/healthz    a face answers 200; `degraded` is well, since a new start cures none of it
+    healthy.py alive                            a worker or keeper holds its sign of life in STATE_DIR/processes
+    healthy.py device                           the VPN's device is there, so OpenVPN is up
+
+Standard library only: it runs every few seconds and must cost nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_TIMEOUT_S = 4.0
+
+
+def check(what: str) -> str:
+    """What is wrong, in a sentence; empty when all is well."""
+    if what == "alive":
+        return _holds_its_sign_of_life(Path(os.environ.get("STATE_DIR", "/var/lib/portafilter")) / "processes")
+    if what == "device":
+        device = os.environ.get("VPN_DEVICE", "tun-pf")
+        return "" if Path("/sys/class/net", device).exists() else f"There is no device {device}: OpenVPN is not up."
+    if what.startswith("http://"):
+        return _answers(what)
+    return f"Found {what!r}, expected 'alive', 'device' or an http:// address."
+
+
+def _answers(url: str) -> str:
+    # Django answers under the portal's own name alone.
+    host = urlsplit(os.environ.get("PUBLIC_ORIGINS", "").split(",")[0].strip()).netloc
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_TIMEOUT_S) as answer:
+            return "" if answer.status == 200 else f"{url} answered {answer.status}, expected 200."
+    except (OSError, ValueError) as error:
+        return f"{url} did not answer as expected: {error}."
+
+
+def _holds_its_sign_of_life(folder: Path) -> str:
+    """The lock on its file is held by a living process alone (sessions/signs_of_life.py)."""
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        return f"{folder} cannot be read: {error.strerror}."
+    for path in paths:
+        try:
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ""
+        except OSError:
+            continue
+    return f"No process holds its sign of life in {folder}."
+
+
+if __name__ == "__main__":
+    wrong = check(sys.argv[1] if len(sys.argv) == 2 else "")
+    if wrong:
+        print(wrong, file=sys.stderr)
+    sys.exit(1 if wrong else 0)
