@@ -17,6 +17,7 @@ _listeners: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
 WORK = "work"
 ASKING = "asking"
+POOL = "pool"  # warm gateways: none of the rescues' matter until one is claimed
 PROFILES = "profiles"  # nobody rings it yet: who waits for it hears the ring that tells to stop
 
 

@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -20,8 +19,9 @@ from django.db.models import Exists, OuterRef, QuerySet
 from machines.models import Fleet
 from sessions import gateway_rows, services
 from sessions.errors import SupportError
-from sessions.gateways.base import GatewayDriver, GatewayError, GatewayRequest, get_driver
-from sessions.models import Gateway, RdpCredential, SupportSession
+from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
+from sessions.gateways.base import GatewayDriver, GatewayError, get_driver
+from sessions.models import Gateway, SupportSession
 from sessions.passes import each
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, EndReason, GatewayState, State
 
@@ -35,32 +35,36 @@ LOST = "The gateway was lost. A new one is starting."
 _BACK_OFF_S = (0.0, 1.0, 3.0, 9.0, 27.0)
 # A gateway that lived for less than this counts as one that failed when the next one's time is set.
 _SHORT_LIFE = timedelta(seconds=10)
-_LOOK_EVERY = timedelta(seconds=1)
 _SWEEP_EVERY = timedelta(seconds=30)
-# So often in a row may a driver not know what has become of a gateway.
-_UNKNOWN_LIMIT = 3
-_MAX_STOP_DELAY_S = 60
 
 
 @dataclass
 class GatewayPasses:
-    """What one worker thread does for gateways, and the little it remembers between passes."""
+    """What one worker thread does for sessions' gateways, and the little it remembers between passes.
+
+    Those without a session, kept ready for the next press, are pool_passes.py's.
+    """
 
     name: str
     now: Callable[[], datetime]
     driver_for: Callable[[str], GatewayDriver] = get_driver
     _looked_at: datetime | None = None
     _swept_at: datetime | None = None
-    _unknown: dict[UUID, int] = field(default_factory=dict)
+    _steps: GatewaySteps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._steps = GatewaySteps(
+            self.name, self.now, self.driver_for, has_failed=self._has_failed, is_lost=self._is_lost, says=self._says
+        )
 
     def run(self) -> None:
         each(self._requested(), self._want_first, "request a gateway")
         each(self._without_gateway(), self._want_next, "request another gateway")
         each(self._ended_but_live(), self._give_up_ended, "give up a gateway")
         starting = (GatewayState.WANTED, GatewayState.STARTING)
-        each(gateway_rows.due(starting, now=self.now()), self._start, "start a gateway")
+        each(gateway_rows.due(starting, now=self.now()), self._steps.start, "start a gateway")
         self._look_after_ready()
-        each(gateway_rows.due((GatewayState.STOPPING,), now=self.now()), self._stop, "stop a gateway")
+        each(gateway_rows.due((GatewayState.STOPPING,), now=self.now()), self._steps.stop, "stop a gateway")
         self._sweep()
 
     # --- wanting -----------------------------------------------------------------------------------------------------
@@ -102,134 +106,70 @@ class GatewayPasses:
         if failures >= settings.GATEWAY_ATTEMPTS:
             services.end(session, EndReason.GATEWAY_FAILED, detail=failure, now=now)
             return
-        if last and last.ready_at and now - last.ready_at < _SHORT_LIFE:
+        if last and last.ready_at and now - (last.claimed_at or last.ready_at) < _SHORT_LIFE:
             failures += 1
         delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
+        # After a warm one that brought no desktop the session does not try them all.
+        is_warm_out = last is not None and last.claimed_at is not None and not last.connections.exists()
         with transaction.atomic():
-            self._want(session, now, delay_s=delay_s * random.uniform(1, 1.3))
+            self._want(session, now, delay_s=delay_s * random.uniform(1, 1.3), warm=not is_warm_out)
 
-    def _want(self, session: SupportSession, now: datetime, *, delay_s: float = 0) -> None:
-        """In the caller's transaction: a session that is no longer `starting` gets no row."""
-        gateway = gateway_rows.want(
-            session, driver=settings.GATEWAY, attempt=session.attempts + 1,
-            due_at=now + timedelta(seconds=delay_s), now=now,
-        )  # fmt: skip
+    def _want(self, session: SupportSession, now: datetime, *, delay_s: float = 0, warm: bool = True) -> None:
+        """In the caller's transaction: a session that is no longer `starting` gets no row, and takes no warm one."""
+        driver, attempt, gateway = settings.GATEWAY, session.attempts + 1, None
+        if warm:
+            gateway = gateway_rows.claim(session, driver=driver, attempt=attempt, now=now)
+        if gateway is None:
+            due_at = now + timedelta(seconds=delay_s)
+            gateway = gateway_rows.want(session, driver=driver, attempt=attempt, due_at=due_at, now=now)
         if gateway is not None:
             services.count_attempt(session)
 
-    # --- starting ----------------------------------------------------------------------------------------------------
+    # --- what a step came to -----------------------------------------------------------------------------------------
 
-    def _start(self, gateway: Gateway) -> None:
-        if not gateway_rows.is_due(gateway, now=self.now()):
-            return
-        if not gateway_rows.lease(gateway, owner=self.name, now=self.now()):
-            return
-        attempt_id = str(gateway.pk)
-        try:
-            driver = self.driver_for(gateway.driver)
-            if gateway.handle:
-                status = driver.describe(attempt_id, gateway.handle)
-            else:
-                status = driver.start(_request(gateway))
-        except GatewayError as error:
-            if gateway.handle and gateway.tries < _UNKNOWN_LIMIT and not error.permanent:
-                due_at = self.now() + _LOOK_EVERY
-                gateway_rows.release(gateway, owner=self.name, due_at=due_at, tries=gateway.tries + 1)
-            else:
-                self._has_failed(gateway, str(error), permanent=error.permanent)
-            return
-        except Exception as error:
-            logger.exception("Gateway driver %s failed to start attempt %s", gateway.driver, attempt_id)
-            self._has_failed(gateway, f"The gateway driver {gateway.driver} failed: {type(error).__name__}.")
-            return
-        if status.state == "ready":
-            if not gateway_rows.set_ready(gateway, owner=self.name, status=status, now=self.now()):
-                self._came_too_late(gateway, driver)
-        elif status.state == "starting":
-            due_at = self.now() + _LOOK_EVERY
-            if not gateway_rows.release(gateway, owner=self.name, due_at=due_at, handle=status.handle, tries=0):
-                self._came_too_late(gateway, driver)
-            elif status.detail:
-                services.set_notice(gateway.session, status.detail[:200], now=self.now())
-        else:
-            self._has_failed(gateway, status.detail or f"The gateway is {status.state}.")
+    def _says(self, gateway: Gateway, detail: str) -> None:
+        if gateway.session is not None:
+            services.set_notice(gateway.session, detail[:200], now=self.now())
 
-    def _has_failed(self, gateway: Gateway, failure: str, *, permanent: bool = False) -> None:
+    def _has_failed(self, gateway: Gateway, failure: Failure) -> None:
         now = self.now()
         with transaction.atomic():
-            if gateway_rows.give_up(gateway, failure=failure, now=now):
-                session = gateway.session
+            session = gateway.session
+            if gateway_rows.give_up(gateway, failure=failure.record, now=now) and session is not None:
                 try:
-                    services.note_attempt(session, detail=failure, notice=TRYING_AGAIN, due_at=None, now=now)
-                    if permanent:
-                        services.end(session, EndReason.GATEWAY_FAILED, detail=failure, now=now)
+                    services.note_attempt(session, detail=failure.words, notice=TRYING_AGAIN, due_at=None, now=now)
+                    if failure.permanent:
+                        services.end(session, EndReason.GATEWAY_FAILED, detail=failure.words, now=now)
                 except SupportError:
                     pass  # it ended meanwhile
             gateway_rows.release(gateway, owner=self.name, due_at=now)
-        logger.warning("Gateway %s of session %s failed: %s", gateway.pk, gateway.session_id, failure)
-
-    def _came_too_late(self, gateway: Gateway, driver: GatewayDriver) -> None:
-        """It was started, but its row says something else by now."""
-        if gateway_rows.release(gateway, owner=self.name, due_at=self.now()):
-            return  # `stopping`: the next pass stops it
-        state = Gateway.objects.values_list("state", flat=True).get(pk=gateway.pk)
-        if state == GatewayState.STOPPED:
-            # Our lease ran out during the call, and somebody has confirmed an end that was none.
-            driver.stop(str(gateway.pk), gateway.handle)
-
-    # --- ready -------------------------------------------------------------------------------------------------------
+        logger.warning("Gateway %s of session %s failed: %s", gateway.pk, gateway.session_id, failure.record)
 
     def _look_after_ready(self) -> None:
         now = self.now()
-        if self._looked_at and now - self._looked_at < _LOOK_EVERY:
+        if self._looked_at and now - self._looked_at < LOOK_EVERY:
             return
         self._looked_at = now
-        ready = list(Gateway.objects.filter(state=GatewayState.READY).select_related("session"))
-        self._unknown = {pk: count for pk, count in self._unknown.items() if pk in {row.pk for row in ready}}
-        each(ready, self._look_at, "look at a gateway")
+        ready = Gateway.objects.filter(state=GatewayState.READY, session__isnull=False)
+        self._steps.look_after(ready.select_related("session"))
 
-    def _look_at(self, gateway: Gateway) -> None:
-        try:
-            status = self.driver_for(gateway.driver).describe(str(gateway.pk), gateway.handle)
-        except GatewayError as error:
-            self._unknown[gateway.pk] = self._unknown.get(gateway.pk, 0) + 1
-            if self._unknown[gateway.pk] < _UNKNOWN_LIMIT:
-                return
-            detail = str(error)
-        else:
-            self._unknown.pop(gateway.pk, None)
-            if status.state in ("ready", "starting"):
-                return
-            detail = status.detail
+    def _is_lost(self, gateway: Gateway, failure: Failure) -> None:
         now = self.now()
         with transaction.atomic():
-            if gateway_rows.give_up(gateway, failure=f"The gateway was lost. {detail}", now=now):
+            session = gateway.session
+            if gateway_rows.give_up(gateway, failure=f"The gateway was lost. {failure.record}", now=now) and session:
                 # A session that has its desktop hears it in _want_next, which sees that the gateway is gone.
-                services.note_attempt(gateway.session, detail=detail, notice=LOST, due_at=None, now=now)
-                logger.warning("Gateway %s of session %s was lost: %s", gateway.pk, gateway.session_id, detail)
+                services.note_attempt(session, detail=failure.words, notice=LOST, due_at=None, now=now)
+                logger.warning("Gateway %s of session %s was lost: %s", gateway.pk, session.pk, failure.record)
 
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def _ended_but_live(self) -> QuerySet[Gateway]:
-        live = Gateway.objects.filter(state__in=LIVE_GATEWAY_STATES)
+        live = Gateway.objects.filter(state__in=LIVE_GATEWAY_STATES, session__isnull=False)
         return live.exclude(session__state__in=OPEN_STATES)
 
     def _give_up_ended(self, gateway: Gateway) -> None:
         gateway_rows.give_up(gateway, failure="", now=self.now())
-
-    def _stop(self, gateway: Gateway) -> None:
-        if not gateway_rows.lease(gateway, owner=self.name, now=self.now()):
-            return
-        try:
-            self.driver_for(gateway.driver).stop(str(gateway.pk), gateway.handle)
-        except Exception as error:
-            known = isinstance(error, GatewayError)
-            logger.error("Gateway %s does not stop yet: %s", gateway.pk, error, exc_info=not known)
-            delay_s = min(2**gateway.tries, _MAX_STOP_DELAY_S) * random.uniform(1, 1.3)
-            due_at = self.now() + timedelta(seconds=delay_s)
-            gateway_rows.release(gateway, owner=self.name, due_at=due_at, tries=gateway.tries + 1)
-        else:
-            gateway_rows.set_stopped(gateway, owner=self.name, now=self.now())
 
     def _sweep(self) -> None:
         """Stops what runs without a row that wants it; the rows come first, so what has none is a leftover."""
@@ -252,14 +192,3 @@ class GatewayPasses:
     def _stop_leftover(self, attempt_id: str) -> None:
         logger.warning("Gateway %s runs, but no session wants it: stopping it", attempt_id)
         self.driver_for(settings.GATEWAY).stop(attempt_id, {})
-
-
-def _request(gateway: Gateway) -> GatewayRequest:
-    port = RdpCredential.objects.filter(session_id=gateway.session_id).values_list("port", flat=True).first()
-    return GatewayRequest(
-        attempt_id=str(gateway.pk),
-        session_id=str(gateway.session_id),
-        machine_address=gateway.session.machine.vpn_address,
-        machine_port=port or 3389,
-        fleet=gateway.fleet.slug if gateway.fleet else "",
-    )

@@ -1,13 +1,15 @@
 """How a gateway's row changes: guarded UPDATEs only, so that of several workers one wins and the others hear it.
 
 wanted → starting → ready → stopping → stopped; from each of the first three straight to stopping. A lease says which
-worker is at a driver for this row just now; nobody else calls the driver for it until the lease ends.
+worker is at a driver for this row just now; nobody else calls the driver for it until the lease ends. A row without a
+session is a warm one, and becomes a session's by `claim`, once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
@@ -33,10 +35,38 @@ def want(session: SupportSession, *, driver: str, attempt: int, due_at: datetime
     return gateway
 
 
-def due(states: Collection[GatewayState], *, now: datetime) -> QuerySet[Gateway]:
-    """The rows in these states that a worker should look at now."""
+def want_warm(fleet_id: int, *, driver: str, due_at: datetime) -> None:
+    """A new row for whichever session of the fleet is the next, to be started at `due_at`."""
+    Gateway.objects.create(fleet_id=fleet_id, born_warm=True, driver=driver, due_at=due_at, wanted_at=due_at)
+    transaction.on_commit(partial(bell.ring, bell.POOL))
+
+
+def claim(session: SupportSession, *, driver: str, attempt: int, now: datetime) -> Gateway | None:
+    """Makes a warm gateway of the fleet's the session's, the longest ready one first; None when there is none.
+
+    Of several sessions that want the same one, one gets it, and the others look at the next. Call it in the transaction
+    that begins the session's start: if that comes to nothing, the gateway is as warm as before.
+    """
+    warm = Gateway.objects.filter(session=None, fleet=session.fleet_id, driver=driver, state=GatewayState.READY)
+    for gateway in warm.order_by("ready_at"):
+        try:
+            with transaction.atomic():
+                values = {"attempt": attempt, "claimed_at": now, "due_at": now}
+                claimed = warm.filter(pk=gateway.pk).update(session=session, **values)
+        except IntegrityError:
+            return None  # one_live_gateway_a_session: another worker was faster
+        if claimed:
+            transaction.on_commit(bell.ring)
+            transaction.on_commit(partial(bell.ring, bell.POOL))
+            gateway.session = session
+            return gateway
+    return None
+
+
+def due(states: Collection[GatewayState], *, now: datetime, warm: bool = False) -> QuerySet[Gateway]:
+    """The rows in these states that a worker should look at now: those of sessions, or those without one."""
     return (
-        Gateway.objects.filter(_unleased(now), state__in=states, due_at__lte=now)
+        Gateway.objects.filter(_unleased(now), state__in=states, due_at__lte=now, session__isnull=warm)
         .select_related("session__machine", "fleet")
         .order_by("due_at")
     )
@@ -59,7 +89,7 @@ def lease(gateway: Gateway, *, owner: str, now: datetime) -> bool:
 def release(gateway: Gateway, *, owner: str, due_at: datetime, **values: object) -> bool:
     """Gives a leased row back, to be looked at again at `due_at`; False when the lease was lost meanwhile."""
     released = _leased(gateway, owner).update(lease_owner="", lease_until=None, due_at=due_at, **values)
-    return _told(released)
+    return _told(released, gateway)
 
 
 def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datetime) -> bool:
@@ -72,22 +102,22 @@ def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datet
             ready_at=now, due_at=now, tries=0, lease_owner="", lease_until=None,
         )
     )  # fmt: skip
-    return _told(changed)
+    return _told(changed, gateway)
 
 
 def give_up(gateway: Gateway, *, failure: str, now: datetime) -> bool:
     """Any live state → stopping, and its connections end; `failure` is empty for an orderly end.
 
-    A worker that is at its driver keeps the lease: stopping waits until that call is over.
+    A worker that is at its driver keeps the lease: stopping waits until that call is over. False also for a warm one
+    that a session has claimed since it was read: then it is that session's worker's to give up.
     """
     with transaction.atomic():
-        changed = Gateway.objects.filter(pk=gateway.pk, state__in=LIVE_GATEWAY_STATES).update(
-            state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0
-        )
+        live = Gateway.objects.filter(pk=gateway.pk, session=gateway.session_id, state__in=LIVE_GATEWAY_STATES)
+        changed = live.update(state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0)
         if changed and failure:
             # The session's next desktop must not wait until the keeper of this one has noticed.
             _close_connections(gateway, detail="The gateway was lost.", now=now)
-    return _told(changed)
+    return _told(changed, gateway)
 
 
 def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:
@@ -100,19 +130,20 @@ def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:
         )
         if changed:
             _close_connections(gateway, detail="The gateway was stopped.", now=now)
-    return _told(changed)
+    return _told(changed, gateway)
 
 
 def forget_process(name: str) -> None:
     """Frees what a process that is dead has leased, for its worker and for its keeper; `name` begins their names."""
     worker = Gateway.objects.filter(lease_owner__startswith=f"{name}:")
     keeper = Gateway.objects.filter(keeper__startswith=f"{name}:")
-    freed = worker.update(lease_owner="", lease_until=None) + keeper.update(keeper="", keeper_until=None)
-    _told(freed)
+    if worker.update(lease_owner="", lease_until=None) + keeper.update(keeper="", keeper_until=None):
+        for whom in (bell.WORK, bell.POOL):
+            transaction.on_commit(partial(bell.ring, whom))
 
 
 def count_live(fleet_id: int) -> int:
-    """How many gateways a fleet has or is about to have."""
+    """How many gateways a fleet's sessions have or are about to have; those that wait for one do not count."""
     return Gateway.objects.filter(state__in=LIVE_GATEWAY_STATES, session__fleet_id=fleet_id).count()
 
 
@@ -145,7 +176,8 @@ def _leased(gateway: Gateway, owner: str) -> QuerySet[Gateway]:
     return Gateway.objects.filter(pk=gateway.pk, lease_owner=owner)
 
 
-def _told(changed: int) -> bool:
+def _told(changed: int, gateway: Gateway) -> bool:
     if changed:
-        transaction.on_commit(bell.ring)
+        whom = bell.POOL if gateway.session_id is None else bell.WORK
+        transaction.on_commit(partial(bell.ring, whom))
     return bool(changed)
