@@ -1,0 +1,75 @@
+"""What runs in a task: a real guacd, at an address of its own, that outlives nothing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+
+PORT = 4822
+_GUACD = "/usr/sbin/guacd"
+
+
+class Addresses:
+    """Loopback addresses that nobody else uses: each fake has a /24 of 127.65.0.0/16, if need be the next one."""
+
+    def __init__(self) -> None:
+        self._net, self._last = secrets.randbelow(256), 0
+
+    def next(self) -> str:
+        """An address on whose port 4822 nobody listens."""
+        while True:
+            self._last += 1
+            if self._last > 250:
+                self._net, self._last = (self._net + 1) % 256, 1
+            address = f"127.65.{self._net}.{self._last}"
+            with socket.socket() as probe, suppress(OSError):
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, PORT))
+                return address
+
+
+class Guacd:
+    """One guacd. Start it in a thread that lives as long as the fake: with that thread the kernel ends it.
+
+    For root it has process ids of its own, so that the processes of its connections end with it at once, too. For
+    others those end by themselves, within 17 s.
+    """
+
+    def __init__(self, address: str, task_arn: str) -> None:
+        as_guacd = ["/usr/bin/setpriv", "--pdeathsig=KILL"]
+        chain = [*as_guacd]
+        if os.getuid() == 0:
+            account = _account()
+            chain += ["/usr/bin/unshare", "--pid", "--fork", "--kill-child=KILL", *as_guacd]
+            chain += [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+        chain += ["/usr/bin/prlimit", "--core=0", _GUACD, "-f", "-b", address, "-l", str(PORT), "-L", "error"]
+        self.process = subprocess.Popen(
+            chain,
+            env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "FAKE_ECS_TASK": task_arn},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """Returns when it is gone, and for root whatever it had started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _account() -> pwd.struct_passwd:
+    for name in ("guacd", "_guacd"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name)
+    return pwd.getpwnam("nobody")

@@ -1,0 +1,368 @@
+"""The fake's face: HTTP as AWS speaks it, and what a test can see and choose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from tests.fakes.ecs import calls as ecs_calls
+from tests.fakes.ecs import wire
+from tests.fakes.ecs.calls import Calls
+from tests.fakes.ecs.plans import Answer, Life
+from tests.fakes.ecs.queue import Queue
+from tests.fakes.ecs.tasks import Engine, Task
+from tests.fakes.ecs.wire import AwsFault
+
+_PREFIXES = {"AmazonEC2ContainerServiceV20141113.": "ecs", "AmazonSQS.": "sqs"}
+_KEY, _SECRET = "AKIAFAKEFAKEFAKEFAKE", "fake-secret"
+_LATE_S = 30.0
+_FAULTS = {
+    Answer.THROTTLED: ("ThrottlingException", "Rate exceeded", 400),
+    Answer.SERVER_ERROR: ("ServerException", "Service Unavailable. Please try again later.", 500),
+    Answer.FAILED_LATE: ("ServerException", "Service Unavailable. Please try again later.", 500),
+    Answer.NO_INSTANCES: ("InvalidParameterException", "No Container Instances were found in your cluster.", 400),
+    Answer.EXPIRED: ("ExpiredTokenException", "The security token included in the request is expired", 400),
+    Answer.UNKNOWN_CREDENTIALS: (
+        "UnrecognizedClientException",
+        "The security token included in the request is invalid.",
+        400,
+    ),
+    Answer.CLUSTER_GONE: ("ClusterNotFoundException", "Cluster not found.", 400),
+}
+_DONE_FIRST = (Answer.LOST, Answer.LATE, Answer.FAILED_LATE)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as it came, and the code of its answer: "" for a good one."""
+
+    name: str
+    arguments: dict[str, Any] = field(repr=False)
+    at: float
+    code: str = ""
+
+
+@dataclass
+class _Wish:
+    answer: Answer
+    name: str
+    of: str
+    left: float
+
+
+class FakeEcs:
+    """ECS and its queue of events at `url`; use it as a context manager, and everything ends with it."""
+
+    def __init__(self, *, port: int = 0, region: str = "eu-west-1", pace_s: float = 0.02) -> None:
+        self.region = region
+        self.queue = Queue(account=ecs_calls.ACCOUNT, region=region)
+        self.engine = Engine(pace_s=pace_s, on_change=self.queue.task_changed)
+        self.api = Calls(self.engine, region=region, life_of=self._life_of)
+        self.secrets = {_KEY: _SECRET}  # who may call: access key → secret
+        self.calls: list[Call] = []
+        self.refused: list[str] = []  # what a client did wrong, which a right one never does
+        self.faults: list[str] = []  # what the fake itself did wrong
+        self._wishes: list[_Wish] = []
+        self._lives: list[tuple[str, float, Life]] = []
+        self._arrived = threading.Condition()
+        self._door = threading.Event()
+        self._door.set()
+        self._killer: tuple[int, int, str] | None = None
+        self._over = threading.Event()
+        self._server = _Server(("127.0.0.1", port), _handler(self))
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="fake ECS HTTP", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> FakeEcs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Is no longer there, and neither is any guacd."""
+        self._over.set()
+        self._door.set()
+        self.queue.close()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+        self.engine.close()
+
+    # --- where and what it is ----------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def queue_url(self) -> str:
+        return f"{self.url}{self.queue.path}"
+
+    @property
+    def surroundings(self) -> dict[str, str]:
+        """The environment by which boto3 finds it and may call it."""
+        return {
+            "AWS_ENDPOINT_URL_ECS": self.url,
+            "AWS_ENDPOINT_URL_SQS": self.url,
+            "AWS_ACCESS_KEY_ID": _KEY,
+            "AWS_SECRET_ACCESS_KEY": _SECRET,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Portafilter's settings for it; without the queue."""
+        return {
+            "GATEWAY": "ecs",
+            "AWS_REGION": self.region,
+            "ECS_CLUSTER": ecs_calls.CLUSTER,
+            "ECS_TASK_DEFINITION": ecs_calls.FAMILY,
+            "ECS_SUBNETS": ",".join(ecs_calls.SUBNETS),
+            "ECS_SECURITY_GROUPS": ",".join(ecs_calls.SECURITY_GROUPS),
+            "ECS_NETWORK": "routed",
+        }
+
+    # --- what is to go wrong -----------------------------------------------------------------------------------------
+
+    def will(self, answer: Answer, name: str, *, times: float = 1, of: str = "") -> None:
+        """The next `times` calls of this name ("*": any) get this answer; `of`: only RunTasks with this startedBy."""
+        with self._arrived:
+            self._wishes.append(_Wish(answer, name, of, times))
+
+    def lives(self, life: Life, *, times: float = 1, of: str = "") -> None:
+        """The next `times` tasks have this life; `of`: only those with this startedBy."""
+        with self._arrived:
+            self._lives.append((of, times, life))
+
+    def be_good(self) -> None:
+        """Forgets what was to go wrong with calls and with tasks to come."""
+        with self._arrived:
+            self._wishes.clear()
+            self._lives.clear()
+            self.api.lag_s, self._killer = 0.0, None
+
+    def kill(self, pid: int, *, before: int = 0, after: int = 0) -> None:
+        """kill -9 for the process `pid` when the request of this number has come, counted from now on: before it has
+        any effect, or after it, its answer being unsent."""
+        with self._arrived:
+            number, when = (before, "before") if before else (after, "after")
+            self._killer = (pid, len(self.calls) + number, when)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Calls wait at the door meanwhile, so that what they get can be chosen by whose they are."""
+        self._door.clear()
+        try:
+            yield
+        finally:
+            self._door.set()
+
+    def kill_guacd(self, address: str) -> None:
+        """As a crash of guacd would."""
+        with self.engine.lock:
+            (task,) = [one for one in self.engine.tasks.values() if one.address == address]
+            assert task.guacd is not None, f"the task at {address} runs no guacd"
+            task.guacd.kill()
+
+    # --- what has become of it ---------------------------------------------------------------------------------------
+
+    def tasks(self, *, of: str = "") -> list[Task]:
+        """All tasks there ever were; `of`: with this startedBy."""
+        with self.engine.lock:
+            return [one for one in self.engine.tasks.values() if of in ("", one.shape.get("startedBy"))]
+
+    def alive(self, *, of: str = "") -> list[Task]:
+        """Those that nobody has asked to stop: each costs money, and may reach a machine."""
+        return [one for one in self.tasks(of=of) if one.shape["desiredStatus"] == "RUNNING"]
+
+    def names(self) -> list[str]:
+        """What was called, in order."""
+        with self._arrived:
+            return [call.name for call in self.calls]
+
+    def wait_for(self, holds: Callable[[FakeEcs], object], *, timeout_s: float = 10, what: str = "") -> None:
+        """Returns as soon as something holds of the fake; AssertionError after the deadline."""
+        deadline = time.monotonic() + timeout_s
+        while not holds(self):
+            assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain until {what or holds}"
+            time.sleep(0.01)
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes] | None:
+        """Status and body; None: hang up."""
+        self._door.wait()
+        name, arguments, answer = "?", {}, Answer.GOOD
+        try:
+            service, name = _operation(headers)
+            region = wire.check_signature(method, path, headers, body, secrets=self.secrets)
+            operation = wire.model(service).operation_model(name)
+            arguments = wire.read(operation, body)
+            answer = self._answer_for(name, arguments)
+        except AwsFault as fault:
+            self.refused.append(f"{name}: {fault.code}: {fault}")
+            self._note(name, arguments, fault.code)
+            return fault.status, wire.json.dumps(fault.body).encode()
+        number = self._note(name, arguments, "" if answer == Answer.GOOD else answer.value)
+        self._strike(number, "before")
+        try:
+            if answer in _FAULTS and answer not in _DONE_FIRST:
+                raise _fault(answer)
+            if answer == Answer.DENIED:
+                raise _denied(service, name, arguments, self.region)
+            done = self._do(service, name, arguments, answer, region)
+            self._strike(number, "after")
+        except AwsFault as fault:
+            if answer == Answer.GOOD:
+                self._amend(number, fault.code)
+            self._strike(number, "after")
+            return fault.status, wire.json.dumps(fault.body).encode()
+        if answer == Answer.FAILED_LATE:
+            fault = _fault(answer)
+            return fault.status, wire.json.dumps(fault.body).encode()
+        if answer == Answer.LATE:
+            self._over.wait(_LATE_S)
+        if answer in (Answer.LOST, Answer.LATE):
+            return None
+        return 200, b"<html>It works!</html>" if answer == Answer.BROKEN else wire.write(operation, done)
+
+    def _do(self, service: str, name: str, arguments: dict[str, Any], answer: Answer, region: str) -> dict[str, Any]:
+        if answer == Answer.NOTHING:
+            return {"tasks": [], "failures": []}
+        there: object = self.api if service == "ecs" else self.queue
+        do = getattr(there, _snake(name), None)
+        if do is None:
+            raise AwsFault("UnknownOperationException", f"The fake has no {name}.")
+        if region != self.region:
+            # Each region has its own clusters and queues, and in the others there are none.
+            code = "ClusterNotFoundException" if service == "ecs" else "com.amazonaws.sqs#QueueDoesNotExist"
+            raise AwsFault(code, "Cluster not found." if service == "ecs" else "The specified queue does not exist.")
+        if answer == Answer.NO_CAPACITY:
+            return self.api.run_task(arguments, has_capacity=False)
+        found: dict[str, Any] = do(arguments)
+        return found
+
+    def _answer_for(self, name: str, arguments: dict[str, Any]) -> Answer:
+        with self._arrived:
+            for wish in self._wishes:
+                if wish.name in (name, "*") and wish.of in ("", arguments.get("startedBy")) and wish.left > 0:
+                    wish.left -= 1
+                    return wish.answer
+        return Answer.GOOD
+
+    def _life_of(self, started_by: str) -> Life:
+        with self._arrived:
+            for number, (of, left, life) in enumerate(self._lives):
+                if of in ("", started_by) and left > 0:
+                    self._lives[number] = (of, left - 1, life)
+                    return life
+        return Life()
+
+    def _note(self, name: str, arguments: dict[str, Any], code: str) -> int:
+        """The call's number, from 1."""
+        with self._arrived:
+            self.calls.append(Call(name, arguments, time.monotonic(), code))
+            self._arrived.notify_all()
+            return len(self.calls)
+
+    def _amend(self, number: int, code: str) -> None:
+        with self._arrived:
+            call = self.calls[number - 1]
+            self.calls[number - 1] = Call(call.name, call.arguments, call.at, code)
+
+    def _strike(self, number: int, when: str) -> None:
+        with self._arrived:
+            killer = self._killer
+            if killer is None or killer[1:] != (number, when):
+                return
+            self._killer = None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(killer[0], signal.SIGKILL)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who called was killed, or has lost patience."""
+
+
+def _handler(fake: FakeEcs) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 65536  # an answer is one packet
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            try:
+                answer = fake.answer("POST", self.path, headers, body)
+            except Exception as error:
+                fake.faults.append(repr(error))
+                raise
+            if answer is None:
+                self.close_connection = True
+                return
+            status, text = answer
+            self.send_response(status)
+            self.send_header("Content-Type", headers.get("content-type", "application/x-amz-json-1.1"))
+            self.send_header("x-amzn-RequestId", str(uuid.uuid4()))
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """`calls` has it."""
+
+    return Handler
+
+
+def _operation(headers: dict[str, str]) -> tuple[str, str]:
+    target = headers.get("x-amz-target", "")
+    for prefix, service in _PREFIXES.items():
+        name = target.removeprefix(prefix)
+        if name != target and name in wire.model(service).operation_names:
+            version = wire.model(service).metadata["jsonVersion"]
+            if headers.get("content-type") != f"application/x-amz-json-{version}":
+                raise AwsFault(
+                    "SerializationException", f"found {headers.get('content-type')}, expected JSON {version}"
+                )
+            return service, name
+    raise AwsFault("UnknownOperationException", f"found {target!r}")
+
+
+def _fault(answer: Answer) -> AwsFault:
+    code, message, status = _FAULTS[answer]
+    return AwsFault(code, message, status=status)
+
+
+def _denied(service: str, name: str, arguments: dict[str, Any], region: str) -> AwsFault:
+    account = ecs_calls.ACCOUNT
+    cluster = str(arguments.get("cluster", "*")).rpartition("/")[2]
+    return AwsFault(
+        "AccessDeniedException",
+        f"User: arn:aws:sts::{account}:assumed-role/portafilter-worker/i-0a1b2c3d is not authorized to perform: "
+        f"{service}:{name} on resource: arn:aws:{service}:{region}:{account}:cluster/{cluster} because no "
+        f"identity-based policy allows the {service}:{name} action",
+    )
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
