@@ -1,0 +1,353 @@
+"""One ECS task a session: guacd, and in tunnel mode an OpenVPN client beside it, on computers of one's own cluster.
+
+RunTask's clientToken is the attempt's id: the same order given twice, after a lost answer or by another worker after a
+crash, is one task (for 24 hours, ECS API Reference, RunTask). Tags say whose it is: the installation's, the attempt's,
+the session's. Nothing of the machine goes to AWS, and no login ever.
+
+ECS says what becomes of a task, guacd itself whether it answers. A ready gateway that answers stays ready while ECS
+cannot be asked: an outage of AWS' API ends no rescue. See docs/operations.md, "Gateways on ECS".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+
+from machines.aws import Aws, AwsError, Kind
+from sessions.gateways import door, ecs_events, ecs_tasks, ecs_words, probe
+from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
+from sessions.gateways.ecs_calls import ANSWER_S, BUDGET_S, CONNECT_S, EcsCalls
+from sessions.gateways.ecs_probes import Probes
+from sessions.gateways.ecs_tasks import Task, Tasks
+
+logger = logging.getLogger(__name__)
+
+PORT = 4822
+_PROBE_TIMEOUT_S = 1.0
+_JOIN_TIMEOUT_S = 2.0
+# DescribeTasks and ListTasks may not know a new task for so long: it is starting, not gone.
+_UNKNOWN_S = 30
+# An order whose answer was lost shows in ListTasks by then, or it came to nothing; the sweep finds what is later still.
+_UNANSWERED_S = 15
+# A computer that is being started is waited for so long; a session's own deadline is sooner.
+_COMPUTER_S = 600
+_SAY_SO_AFTER_S = 4
+# One look has so long; while it lasts nobody else's gateway is seen to by this thread.
+_LOOK_BUDGET_S = 8.0
+# After StopTask we look so long whether it was quick; a task with a network interface takes ten seconds and more.
+_STOP_LOOKS_S = (0.2, 0.6)
+_REASON = "Portafilter does not need it any more"
+_ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+# What a tag's value may hold (ECS API Reference, Tag), and startedBy.
+_TAG_VALUE = re.compile(r"[A-Za-z0-9 +\-=._:/@]{1,256}")
+_NOT_IN_STARTED_BY = re.compile(r"[^A-Za-z0-9_/-]")
+
+NewHandle = dict[str, str | int]
+
+
+class EcsGateways:
+    """Gateways in ECS_CLUSTER; any number of threads and processes may use it at once."""
+
+    can_be_warm = True
+
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        for name in ("AWS_REGION", "ECS_CLUSTER", "ECS_TASK_DEFINITION", "ECS_SUBNETS", "ECS_SECURITY_GROUPS"):
+            if not getattr(settings, name):
+                raise GatewayError(f"GATEWAY=ecs needs {name}: found nothing.", permanent=True)
+        self._now = now
+        self._aws = Aws(settings.AWS_REGION, connect_s=CONNECT_S, answer_s=ANSWER_S)
+        self._calls = EcsCalls(self._aws, settings.ECS_CLUSTER)
+        self._installation = _tag_value(str(settings.INSTALLATION))
+        self._tasks = Tasks(lambda arns: self._calls.describe(arns, deadline=time.monotonic() + _LOOK_BUDGET_S))
+        self._probes = Probes()
+        self._events = ecs_events.Events(self._tasks, installation=self._installation)
+        # By attempt, for this process's life: when an order got no answer, and what was last found at a starting one.
+        self._unanswered: dict[str, float] = {}
+        self._last_words: dict[str, str] = {}
+
+    def start(self, request: GatewayRequest) -> GatewayStatus:
+        _check_attempt_id(request.attempt_id)
+        attempt_id = request.attempt_id
+        # Before it is sent: this thread may never come to know the answer.
+        self._unanswered[attempt_id] = time.monotonic()
+        try:
+            answer = self._calls.run_task(self._order(request), deadline=time.monotonic() + BUDGET_S)
+        except AwsError as error:
+            if arn := _existing(error):
+                # Given before with other settings, by a worker that has been replaced since: it is this attempt's.
+                return GatewayStatus("starting", handle=self._new_handle(attempt_id, arn))
+            if error.may_have_happened:
+                self._unanswered[attempt_id] = time.monotonic()
+            else:
+                self._unanswered.pop(attempt_id, None)
+            raise ecs_words.of_error(error) from error
+        self._unanswered.pop(attempt_id, None)
+        task = next(filter(None, map(ecs_tasks.parse, answer.get("tasks") or [])), None)
+        if task is None:
+            words = ecs_words.of_failures(answer.get("failures") or [])
+            return GatewayStatus("failed", detail=words.detail, record=words.record)
+        self._tasks.learn(task, attempt=attempt_id)
+        return self._look_on(attempt_id, self._new_handle(attempt_id, task.arn), task)
+
+    def describe(self, attempt_id: str, handle: Handle) -> GatewayStatus:
+        if not handle:
+            return GatewayStatus("stopped", detail="No gateway was ordered yet.")
+        if "ready" in handle:
+            return self._look_after(attempt_id, dict(handle))
+        now = self._now()
+        try:
+            look = self._tasks.look(str(handle["task"]), attempt=attempt_id, pace=self._starting_pace())
+        except AwsError as error:
+            if error.is_permanent:
+                raise ecs_words.of_error(error) from error
+            # It may well be starting: what ends its time is the time.
+            self._last_words[attempt_id] = str(error)
+            return self._within_time(attempt_id, dict(handle), None)
+        if look.missing_s and now - int(handle["at"]) >= _UNKNOWN_S:
+            return GatewayStatus("stopped", detail="AWS has forgotten the gateway.", record=_gone(handle))
+        return self._look_on(attempt_id, dict(handle), look.task)
+
+    def stop(self, attempt_id: str, handle: Handle) -> None:
+        """Raises StillStopping until ECS says STOPPED, or has not known the task for half a minute."""
+        _check_attempt_id(attempt_id)
+        if settings.ECS_NETWORK == "tunnel":
+            door.leave(attempt_id)
+        self._last_words.pop(attempt_id, None)
+        try:
+            self._stop(attempt_id, handle)
+        except AwsError as error:
+            raise ecs_words.of_error(error) from error
+        self._unanswered.pop(attempt_id, None)
+
+    def running(self) -> list[str]:
+        """The attempts whose tasks shall run; those that have been told to stop end by themselves."""
+        try:
+            tasks = self._list("RUNNING")
+        except AwsError as error:
+            raise ecs_words.of_error(error) from error
+        return sorted({task.attempt for task in tasks if not task.is_ending})
+
+    def watch(self, stop: threading.Event, changed: Callable[[list[str]], None]) -> None:
+        """Hears from ECS_EVENTS_QUEUE what becomes of tasks; without one it returns at once."""
+        if settings.ECS_EVENTS_QUEUE:
+            self._events.watch(stop, changed)
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    def _order(self, request: GatewayRequest) -> dict[str, Any]:
+        """RunTask's arguments: always the same for one attempt, or ECS says ConflictException."""
+        tags = {ecs_tasks.INSTALLATION_TAG: self._installation, ecs_tasks.ATTEMPT_TAG: request.attempt_id}
+        if request.session_id:
+            tags[ecs_tasks.SESSION_TAG] = request.session_id
+        order: dict[str, Any] = {
+            "taskDefinition": settings.ECS_TASK_DEFINITION,
+            "count": 1,
+            "clientToken": request.attempt_id,
+            "startedBy": _NOT_IN_STARTED_BY.sub("-", request.session_id or f"warm-{request.fleet}")[:128],
+            "tags": [{"key": key, "value": value} for key, value in tags.items()],
+            "enableECSManagedTags": False,
+            "networkConfiguration": {
+                "awsvpcConfiguration": {
+                    "subnets": list(settings.ECS_SUBNETS), "securityGroups": list(settings.ECS_SECURITY_GROUPS),
+                }
+            },
+            # A zone that is lost takes a part of the gateways with it.
+            "placementStrategy": [{"type": "spread", "field": "attribute:ecs.availability-zone"}],
+        }  # fmt: skip
+        if settings.ECS_CAPACITY_PROVIDER:
+            order["capacityProviderStrategy"] = [{"capacityProvider": settings.ECS_CAPACITY_PROVIDER, "weight": 1}]
+        else:
+            order["launchType"] = "EC2"
+        return order
+
+    def _new_handle(self, attempt_id: str, arn: str) -> NewHandle:
+        return {"task": arn, "at": int(self._now())}
+
+    def _look_on(self, attempt_id: str, handle: NewHandle, task: Task | None) -> GatewayStatus:
+        """How far a starting gateway has come; what is new of it is in the status's handle."""
+        if task is None:
+            return self._within_time(attempt_id, handle, None)
+        if task.is_ending:
+            words = ecs_words.of_end(task)
+            state = "stopped" if task.is_stopped else "failed"
+            return GatewayStatus(state, handle=handle, detail=words.detail, record=words.record)  # type: ignore[arg-type]
+        if task.is_placed and "placed" not in handle:
+            handle["placed"] = int(self._now())
+        if task.address:
+            handle["address"] = task.address
+        if task.address and self._has_joined(attempt_id, handle) and task.last_status == "RUNNING":
+            try:
+                probe.answers(task.address, PORT, timeout_s=_PROBE_TIMEOUT_S)
+            except (OSError, probe.NotGuacd) as error:
+                self._last_words[attempt_id] = f"guacd at {task.address}:{PORT}: {error}."
+            else:
+                self._last_words.pop(attempt_id, None)
+                handle["ready"] = int(self._now())
+                return GatewayStatus("ready", task.address, PORT, handle)
+        return self._within_time(attempt_id, handle, task)
+
+    def _has_joined(self, attempt_id: str, handle: NewHandle) -> bool:
+        """Whether the gateway is in the VPN, or need not be; it tries once. Raises GatewayError for good only."""
+        if settings.ECS_NETWORK != "tunnel" or "vpn_address" in handle:
+            return True
+        try:
+            handle["vpn_address"] = door.join(
+                str(handle["address"]), door.PORT, attempt_id, timeout_s=_JOIN_TIMEOUT_S
+            )  # fmt: skip
+        except GatewayError as error:
+            if error.permanent:
+                detail = "The gateway could not join the VPN."
+                raise GatewayError(detail, record=error.record) from error
+            self._last_words[attempt_id] = str(error)
+            return False
+        return True
+
+    def _within_time(self, attempt_id: str, handle: NewHandle, task: Task | None) -> GatewayStatus:
+        """It is starting, or has had its time."""
+        now = self._now()
+        waits_for_computer = (
+            task is not None and not task.is_placed and task.last_status == "PROVISIONING"
+            and bool(settings.ECS_CAPACITY_PROVIDER)
+        )  # fmt: skip
+        since = int(handle["at"] if waits_for_computer else handle.get("placed", handle["at"]))
+        limit_s = _COMPUTER_S if waits_for_computer else settings.ECS_READY_S
+        if now - since > limit_s:
+            words = ecs_words.of_slow_start(task, limit_s, self._last_words.pop(attempt_id, ""))
+            return GatewayStatus("failed", handle=handle, detail=words.detail, record=words.record)
+        detail = ecs_words.ANOTHER_COMPUTER if waits_for_computer and now - since >= _SAY_SO_AFTER_S else ""
+        return GatewayStatus("starting", handle=handle, detail=detail)
+
+    # --- ready --------------------------------------------------------------------------------------------------------
+
+    def _look_after(self, attempt_id: str, handle: NewHandle) -> GatewayStatus:
+        arn, host = str(handle["task"]), str(handle["address"])
+        ready = GatewayStatus("ready", host, PORT, handle)
+        wrong = self._probes.look(host, PORT)
+        try:
+            pace = self._ready_pace() if wrong is None else ecs_tasks.AT_ONCE
+            look = self._tasks.look(arn, attempt=attempt_id, pace=pace)
+        except AwsError as error:
+            if wrong is None:
+                return ready
+            record = f"guacd at {host}:{PORT}: {wrong}. {error}"
+            raise GatewayError("Neither the gateway nor AWS answers.", record=record) from error
+        task = look.task
+        if look.missing_s >= _UNKNOWN_S or (look.missing_s and wrong is not None and _is_old(handle, self._now())):
+            return GatewayStatus("stopped", detail="AWS has forgotten the gateway.", record=_gone(handle))
+        if task is not None and task.is_ending:
+            words = ecs_words.of_end(task)
+            return GatewayStatus("stopped", detail=words.detail, record=words.record)
+        if wrong is None:
+            return ready
+        if isinstance(wrong, ConnectionRefusedError):
+            record = f"Nothing listens at {host}:{PORT}; ECS has not noticed yet."
+            return GatewayStatus("stopped", detail="The gateway's guacd has ended.", record=record)
+        if task is not None and not task.is_connected:
+            words = ecs_words.of_lost_host(task)
+            return GatewayStatus("failed", detail=words.detail, record=words.record)
+        raise GatewayError("The gateway does not answer.", record=f"guacd at {host}:{PORT}: {wrong}.")
+
+    def _starting_pace(self) -> tuple[float, ...]:
+        return ecs_tasks.STARTING_PACE_HEARING if self._events.is_hearing() else ecs_tasks.STARTING_PACE
+
+    def _ready_pace(self) -> tuple[float, ...]:
+        return ecs_tasks.READY_PACE_HEARING if self._events.is_hearing() else ecs_tasks.READY_PACE
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def _stop(self, attempt_id: str, handle: Handle) -> None:
+        arn = str(handle["task"]) if handle else self._find(attempt_id)
+        if not arn:
+            asked_at = self._unanswered.get(attempt_id)
+            if asked_at is not None and time.monotonic() - asked_at < _UNANSWERED_S:
+                raise StillStopping("It is not known yet whether AWS started the gateway.")
+            return
+        known = self._tasks.known(arn)
+        if known is None or known.desired_status != "STOPPED":
+            known = self._tell_to_stop(arn, attempt_id)
+        for pause_s in (*_STOP_LOOKS_S, None):
+            if known is not None and known.is_stopped:
+                return
+            look = self._tasks.look(arn, attempt=attempt_id, pace=self._stopping_pace(pause_s))
+            known = look.task
+            if look.missing_s and (look.missing_s >= _UNKNOWN_S or _is_old(handle, self._now())):
+                return
+            if pause_s is None or known is None or not known.is_connected:
+                break
+            time.sleep(pause_s)
+        if known is None or not known.is_stopped:
+            stage = known.last_status if known else "unknown to ECS"
+            raise StillStopping("The gateway is still stopping.", record=f"Task {arn.rpartition('/')[2]} is {stage}.")
+
+    def _stopping_pace(self, pause_s: float | None) -> tuple[float, ...]:
+        return ecs_tasks.AT_ONCE if pause_s is not None else self._starting_pace()
+
+    def _tell_to_stop(self, arn: str, attempt_id: str) -> Task | None:
+        """The task as StopTask answers; None for one that ECS does not know, or not yet."""
+        try:
+            answer = self._calls.stop(arn, reason=_REASON, deadline=time.monotonic() + _LOOK_BUDGET_S)
+        except AwsError as error:
+            if error.kind is Kind.NOT_FOUND and error.code != "ClusterNotFoundException":
+                return None
+            raise
+        task = ecs_tasks.parse(answer)
+        if task is not None:
+            self._tasks.learn(task, attempt=attempt_id)
+        return task
+
+    # --- finding ------------------------------------------------------------------------------------------------------
+
+    def _find(self, attempt_id: str) -> str:
+        """The task of an attempt by its tags, the one that runs before one that ends; empty when there is none."""
+        for desired_status in ("RUNNING", "STOPPED"):
+            for task in self._list(desired_status):
+                if task.attempt == attempt_id and not task.is_stopped:
+                    return task.arn
+        return ""
+
+    def _list(self, desired_status: str) -> list[Task]:
+        """The tasks of this installation that have an attempt."""
+        described = self._calls.list(desired_status, deadline=time.monotonic() + BUDGET_S)
+        tasks = [task for task in map(ecs_tasks.parse, described) if task is not None]
+        return [
+            task for task in tasks
+            if task.installation == self._installation and _ATTEMPT_ID.fullmatch(task.attempt)
+        ]  # fmt: skip
+
+
+def _existing(error: AwsError) -> str:
+    """The task that has an order's clientToken already, as ConflictException says; or empty."""
+    if error.code != "ConflictException":
+        return ""
+    response = getattr(error.__cause__, "response", {})
+    return next((str(arn) for arn in response.get("resourceIds") or []), "")
+
+
+def _is_old(handle: Handle, now: float) -> bool:
+    """Whether ECS would know the task by now."""
+    return now - int(handle.get("at", 0)) >= _UNKNOWN_S
+
+
+def _gone(handle: Handle) -> str:
+    return f"DescribeTasks does not know task {str(handle['task']).rpartition('/')[2]} (MISSING)."
+
+
+def _tag_value(text: str) -> str:
+    """A text as a tag's value: itself, or where it cannot be one, a digest."""
+    if _TAG_VALUE.fullmatch(text) and text == text.strip():
+        return text
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _check_attempt_id(attempt_id: str) -> None:
+    if not _ATTEMPT_ID.fullmatch(attempt_id) or len(attempt_id) < 1:
+        raise GatewayError(
+            f"Found {attempt_id!r}, expected an attempt id of letters, digits and dashes.", permanent=True
+        )

@@ -1,0 +1,108 @@
+"""What the ECS driver asks of AWS: each call by name, tried again for as long as its time allows.
+
+All of them are idempotent (RunTask by its clientToken), so one whose answer was lost is simply made again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from machines.aws import Aws, AwsError, Kind
+
+# A call of a driver returns within 15 s (base.py), and one try takes these two together at most.
+CONNECT_S, ANSWER_S = 2.0, 4.0
+BUDGET_S = 14.0
+# DescribeTasks takes so many tasks, and ListTasks lists so many a page (ECS API Reference).
+PAGE = 100
+_PAUSES_S = ((0.2, 0.8), (0.6, 2.0))
+_WORTH_ANOTHER_TRY = {Kind.THROTTLED, Kind.FAILED, Kind.TIMEOUT, Kind.UNREACHABLE, Kind.EXPIRED}
+# After so many pages something is wrong; a cluster holds 5,000 container instances (ECS service quotas).
+_PAGES = 200
+
+T = TypeVar("T")
+
+
+class EcsCalls:
+    """ECS in one cluster of one region, for any number of threads. Every method raises AwsError.
+
+    `deadline` is by the monotonic clock: no try begins that might end after it, but for the first.
+    """
+
+    def __init__(self, aws: Aws, cluster: str) -> None:
+        self._aws = aws
+        self._cluster = cluster
+        self._about = f"the cluster {cluster}"
+
+    def run_task(self, arguments: Mapping[str, Any], *, deadline: float) -> dict[str, Any]:
+        """The answer to RunTask. An AwsError's `may_have_happened` is that of all tries together."""
+        about = f"the task definition {arguments['taskDefinition']}, in {self._about}"
+        return _again(
+            lambda: self._aws.call(
+                "ecs", "RunTask", about=about, setting="ECS_CLUSTER or ECS_TASK_DEFINITION",
+                cluster=self._cluster, **arguments,
+            ),
+            deadline,
+        )  # fmt: skip
+
+    def describe(self, arns: Sequence[str], *, deadline: float) -> list[dict[str, Any]]:
+        """Those of up to PAGE tasks that AWS knows, as it describes them."""
+        answer = _again(
+            lambda: self._aws.call(
+                "ecs", "DescribeTasks", about=self._about, setting="ECS_CLUSTER",
+                cluster=self._cluster, tasks=list(arns), include=["TAGS"],
+            ),
+            deadline,
+        )  # fmt: skip
+        return list(answer.get("tasks") or [])
+
+    def stop(self, arn: str, *, reason: str, deadline: float) -> dict[str, Any]:
+        """Tells a task to stop; the task as it is then, which is seldom stopped yet."""
+        answer = _again(
+            lambda: self._aws.call(
+                "ecs", "StopTask", about=f"a task of {self._about}", setting="ECS_CLUSTER",
+                cluster=self._cluster, task=arn, reason=reason,
+            ),
+            deadline,
+        )  # fmt: skip
+        return dict(answer.get("task") or {})
+
+    def list(self, desired_status: str, *, deadline: float) -> list[dict[str, Any]]:
+        """All tasks of the cluster that shall run (RUNNING) or shall not (STOPPED), described, with their tags."""
+        return [task for page in self._pages(desired_status, deadline) for task in self._page(page, deadline)]
+
+    def _page(self, arns: list[str], deadline: float) -> list[dict[str, Any]]:
+        return self.describe(arns, deadline=deadline) if arns else []
+
+    def _pages(self, desired_status: str, deadline: float) -> Iterator[list[str]]:
+        more: dict[str, str] = {}
+        for _ in range(_PAGES):
+            answer = _again(
+                lambda more=more: self._aws.call(  # type: ignore[misc]
+                    "ecs", "ListTasks", about=self._about, setting="ECS_CLUSTER",
+                    cluster=self._cluster, desiredStatus=desired_status, maxResults=PAGE, **more,
+                ),
+                deadline,
+            )  # fmt: skip
+            yield list(answer.get("taskArns") or [])
+            if not answer.get("nextToken"):
+                return
+            more = {"nextToken": answer["nextToken"]}
+
+
+def _again(call: Callable[[], T], deadline: float) -> T:
+    may_have_happened = False
+    for pauses in (*_PAUSES_S, None):
+        try:
+            return call()
+        except AwsError as error:
+            # A later try that was refused says nothing about an earlier one whose answer was lost.
+            may_have_happened = error.may_have_happened = may_have_happened or error.may_have_happened
+            pause_s = random.uniform(*pauses) if pauses else 0
+            is_over = time.monotonic() + pause_s + CONNECT_S + ANSWER_S > deadline
+            if pauses is None or is_over or error.kind not in _WORTH_ANOTHER_TRY:
+                raise
+            time.sleep(pause_s)
+    raise AssertionError("the last try returns or raises")
