@@ -71,6 +71,9 @@ class Calls:
         task = self.engine.tasks[arn]
         return {"tasks": [task.shape | {"tags": task.tags}], "failures": []}
 
+    def forget_tokens(self) -> None:
+        self._tokens.clear()
+
     def describe_tasks(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self._check_cluster(arguments)
         wanted = arguments["tasks"]

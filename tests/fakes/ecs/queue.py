@@ -54,6 +54,8 @@ class Queue:
         if self.is_silent:
             return
         detail = {name: value for name, value in shape.items() if name != "tags"}
+        # An interface has another name here than in answers (ECS Developer Guide, "Task state change events").
+        detail["attachments"] = [one | {"type": "eni"} for one in shape["attachments"]]
         event = {
             "version": "0",
             "id": str(uuid.uuid4()),
@@ -66,6 +68,10 @@ class Queue:
             "detail": detail | {"updatedAt": datetime.now(UTC)},
         }
         self.put(json.dumps(event, default=_iso))
+
+    def purge(self) -> None:
+        with self._arrived:
+            self._messages.clear()
 
     def waiting(self) -> int:
         """How many messages nobody has deleted yet."""

@@ -163,6 +163,23 @@ class FakeEcs:
             number, when = (before, "before") if before else (after, "after")
             self._killer = (pid, len(self.calls) + number, when)
 
+    def make_room(self, capacity: int) -> None:
+        """So many tasks have room from now on; those that run stay."""
+        self.engine.make_room(capacity)
+
+    def forget(self) -> None:
+        """Stopped tasks, as AWS does after an hour, client tokens (after a day), calls and events."""
+        with self._arrived:
+            self.calls.clear()
+            self.refused.clear()
+        self.wait_for(lambda ecs: all(task.status == "STOPPED" for task in ecs.tasks() if task.arn not in _living(ecs)))
+        with self.engine.lock:
+            for task in self.tasks():
+                if task.status == "STOPPED":
+                    del self.engine.tasks[task.arn]
+        self.api.forget_tokens()
+        self.queue.purge()
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Calls wait at the door meanwhile, so that what they get can be chosen by whose they are."""
@@ -229,7 +246,7 @@ class FakeEcs:
             self._strike(number, "after")
         except AwsFault as fault:
             if answer == Answer.GOOD:
-                self._amend(number, fault.code)
+                self._amend(number, fault)
             self._strike(number, "after")
             return fault.status, wire.json.dumps(fault.body).encode()
         if answer == Answer.FAILED_LATE:
@@ -280,10 +297,13 @@ class FakeEcs:
             self._arrived.notify_all()
             return len(self.calls)
 
-    def _amend(self, number: int, code: str) -> None:
+    def _amend(self, number: int, fault: AwsFault) -> None:
+        """The call broke a rule."""
         with self._arrived:
             call = self.calls[number - 1]
-            self.calls[number - 1] = Call(call.name, call.arguments, call.at, code)
+            self.calls[number - 1] = Call(call.name, call.arguments, call.at, fault.code)
+            if fault.status == 400:
+                self.refused.append(f"{call.name}: {fault.code}: {fault}")
 
     def _strike(self, number: int, when: str) -> None:
         with self._arrived:
@@ -293,6 +313,10 @@ class FakeEcs:
             self._killer = None
         with contextlib.suppress(ProcessLookupError):
             os.kill(killer[0], signal.SIGKILL)
+
+
+def _living(ecs: FakeEcs) -> set[str]:
+    return {task.arn for task in ecs.alive()}
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,0 +1,306 @@
+"""The fake ECS is as strict as AWS, its tasks really run, and nothing of it outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from sessions.gateways import processes
+from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORK = {"awsvpcConfiguration": {"subnets": ["subnet-0a1b2c3d4e5f60001"], "securityGroups": ["sg-0a1b2c3d4e5f60001"]}}
+RUN: dict[str, Any] = {
+    "cluster": "portafilter",
+    "taskDefinition": "portafilter-gateway",
+    "networkConfiguration": NETWORK,
+    "clientToken": "attempt-1",
+    "startedBy": "session-1",
+    "tags": [{"key": "portafilter:attempt", "value": "1"}],
+}
+
+
+def client(ecs: FakeEcs, service: str = "ecs", *, secret: str = "", region: str = "eu-west-1") -> Any:
+    """What speaks to the fake as boto3 would to AWS: one try, no patience."""
+    key, known = next(iter(ecs.secrets.items()))
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=5)
+    return boto3.client(
+        service, region_name=region, endpoint_url=ecs.url, config=config,
+        aws_access_key_id=key, aws_secret_access_key=secret or known,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[FakeEcs]:
+    with FakeEcs() as ecs:
+        yield ecs
+
+
+@pytest.fixture
+def ecs(shared: FakeEcs) -> Iterator[FakeEcs]:
+    """The fake as new: what others have started is no more."""
+    yield shared
+    shared.be_good()
+    shared.make_room(1000)
+    for task in shared.alive():
+        with shared.engine.lock:
+            shared.engine.stop(task, code="UserInitiated", reason="the test is over")
+    shared.forget()
+    shared.queue.visibility_s = 30
+    assert shared.faults == []
+
+
+def statuses(ecs: FakeEcs, arn: str) -> list[str]:
+    (task,) = [one for one in ecs.tasks() if one.arn == arn]
+    return [shape["lastStatus"] for _, shape in task.history]
+
+
+def described(api: Any, arn: str) -> dict[str, Any]:
+    answer = api.describe_tasks(cluster="portafilter", tasks=[arn], include=["TAGS"])
+    return dict((answer["tasks"] or answer["failures"])[0])
+
+
+def test_task_comes_up_with_a_guacd_and_goes_with_it(ecs: FakeEcs) -> None:
+    api = client(ecs)
+    task = api.run_task(**RUN)["tasks"][0]
+    assert (task["lastStatus"], task["desiredStatus"]) == ("PROVISIONING", "RUNNING")
+    ecs.wait_for(lambda _: described(api, task["taskArn"])["lastStatus"] == "RUNNING")
+    shown = described(api, task["taskArn"])
+    (address,) = [one["value"] for one in shown["attachments"][0]["details"] if one["name"] == "privateIPv4Address"]
+    assert shown["tags"] == RUN["tags"] and shown["startedBy"] == "session-1"
+
+    def says() -> bytes:
+        try:
+            with socket.create_connection((address, 4822), timeout=2) as sock:
+                sock.sendall(b"6.select,3.rdp;")
+                return sock.recv(6)
+        except ConnectionRefusedError:
+            return b""
+
+    ecs.wait_for(lambda _: says() == b"4.args", what="guacd answers")
+    assert api.list_tasks(cluster="portafilter", startedBy="session-1")["taskArns"] == [task["taskArn"]]
+    api.stop_task(cluster="portafilter", task=task["taskArn"], reason="over")
+    assert api.list_tasks(cluster="portafilter", startedBy="session-1")["taskArns"] == []
+    ecs.wait_for(lambda _: described(api, task["taskArn"])["lastStatus"] == "STOPPED")
+    assert described(api, task["taskArn"])["stopCode"] == "UserInitiated"
+    assert processes.find(FAKE_ECS_TASK=task["taskArn"]) == []
+    gone = ["PROVISIONING", "PENDING", "RUNNING", "DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"]
+    assert list(dict.fromkeys(statuses(ecs, task["taskArn"]))) == gone
+
+
+def test_token_means_one_task(ecs: FakeEcs) -> None:
+    api = client(ecs)
+    first = api.run_task(**RUN)["tasks"][0]["taskArn"]
+    assert api.run_task(**RUN)["tasks"][0]["taskArn"] == first
+    with pytest.raises(ClientError) as caught:
+        api.run_task(**{**RUN, "startedBy": "session-2"})
+    assert caught.value.response["Error"]["Code"] == "ConflictException"
+    assert caught.value.response["resourceIds"] == [first]
+    assert len(ecs.tasks()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"cluster": "default"}, "ClusterNotFoundException"),
+        ({"taskDefinition": "portafilter-gateway:99"}, "ClientException"),
+        ({"clientToken": "x" * 65}, "InvalidParameterException"),
+        ({"clientToken": "a token"}, "InvalidParameterException"),
+        ({"startedBy": "session:1"}, "InvalidParameterException"),
+        ({"count": 11}, "InvalidParameterException"),
+        ({"launchType": "FARGATE"}, "InvalidParameterException"),
+        ({"launchType": "EC3"}, "InvalidParameterException"),
+        ({"networkConfiguration": {}}, "InvalidParameterException"),
+        ({"tags": [{"key": "aws:mine", "value": ""}]}, "InvalidParameterException"),
+        ({"tags": [{"key": "one", "value": "?"}]}, "InvalidParameterException"),
+        (
+            {"launchType": "EC2", "capacityProviderStrategy": [{"capacityProvider": "portafilter-gateways"}]},
+            "InvalidParameterException",
+        ),
+    ],
+)
+def test_what_aws_refuses_is_refused(ecs: FakeEcs, wrong: dict[str, Any], code: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        client(ecs).run_task(**{**RUN, **wrong})
+    assert caught.value.response["Error"]["Code"] == code
+    assert ecs.tasks() == [] and len(ecs.refused) == 1
+
+
+def test_other_calls_have_rules_too(ecs: FakeEcs) -> None:
+    api, queue = client(ecs), client(ecs, "sqs")
+    for call in (
+        lambda: api.describe_tasks(cluster="portafilter", tasks=[]),
+        lambda: api.describe_tasks(cluster="portafilter", tasks=["0" * 32] * 101),
+        lambda: api.list_tasks(cluster="portafilter", startedBy="s", family="portafilter-gateway"),
+        lambda: api.list_tasks(cluster="portafilter", nextToken="nonsense"),
+        lambda: api.stop_task(cluster="portafilter", task="0" * 32),
+        lambda: queue.receive_message(QueueUrl=ecs.queue_url, MaxNumberOfMessages=11),
+        lambda: queue.receive_message(QueueUrl=ecs.queue_url + "x"),
+    ):
+        with pytest.raises(ClientError):
+            call()
+    answer = api.describe_tasks(cluster="portafilter", tasks=["0" * 32])
+    assert answer["failures"][0]["reason"] == "MISSING"
+
+
+def test_only_who_signs_for_the_region_of_the_cluster_gets_in(ecs: FakeEcs) -> None:
+    for api, code in (
+        (client(ecs, secret="guessed"), "InvalidSignatureException"),
+        (client(ecs, region="us-east-1"), "ClusterNotFoundException"),
+    ):
+        with pytest.raises(ClientError) as caught:
+            api.list_tasks(cluster="portafilter")
+        assert caught.value.response["Error"]["Code"] == code
+    known = dict(ecs.secrets)
+    api = client(ecs)
+    try:
+        ecs.secrets.clear()
+        with pytest.raises(ClientError, match="UnrecognizedClientException"):
+            api.list_tasks(cluster="portafilter")
+    finally:
+        ecs.secrets.update(known)
+
+
+def test_calls_get_the_answers_that_were_chosen(ecs: FakeEcs) -> None:
+    api = client(ecs)
+    ecs.will(Answer.THROTTLED, "RunTask")
+    ecs.will(Answer.NO_CAPACITY, "RunTask", of="session-1")
+    ecs.will(Answer.NOTHING, "RunTask")
+    with pytest.raises(ClientError, match="Rate exceeded"):
+        api.run_task(**RUN)
+    assert api.run_task(**RUN)["failures"][0]["reason"] == "RESOURCE:ENI"
+    empty = api.run_task(**RUN)
+    assert (empty["tasks"], empty["failures"], ecs.tasks()) == ([], [], [])
+    ecs.will(Answer.LOST, "RunTask")
+    with pytest.raises(ConnectionClosedError):
+        api.run_task(**RUN)
+    assert len(ecs.tasks()) == 1
+    ecs.will(Answer.DENIED, "*", times=FOR_EVER)
+    with pytest.raises(ClientError, match="not authorized to perform: ecs:ListTasks"):
+        api.list_tasks(cluster="portafilter")
+
+
+def test_full_cluster_fails_a_launch_and_lets_a_provider_wait(ecs: FakeEcs) -> None:
+    ecs.make_room(0)
+    api = client(ecs)
+    assert api.run_task(**{**RUN, "launchType": "EC2"})["failures"] != []
+    strategy = [{"capacityProvider": "portafilter-gateways"}]
+    arn = api.run_task(**RUN, capacityProviderStrategy=strategy)["tasks"][0]["taskArn"]
+    assert described(api, arn)["lastStatus"] == "PROVISIONING"
+    assert [one["name"] for one in described(api, arn)["attachments"][0]["details"]] == ["subnetId"]
+    ecs.make_room(1)
+    ecs.wait_for(lambda _: described(api, arn)["lastStatus"] == "RUNNING")
+
+
+def test_lives_differ_and_the_api_may_lag(ecs: FakeEcs) -> None:
+    api = client(ecs)
+    ecs.lives(Life(failure="CannotPullContainerError: no such image"))
+    ecs.lives(Life(runs_s=0.05, lag_s=0.3))
+    failing, lagging = (api.run_task(**RUN | {"clientToken": token})["tasks"][0]["taskArn"] for token in "ab")
+    assert described(api, lagging)["reason"] == "MISSING"
+    ecs.wait_for(lambda _: described(api, failing)["lastStatus"] == "STOPPED")
+    assert described(api, failing)["stopCode"] == "TaskFailedToStart"
+    ecs.wait_for(lambda _: statuses(ecs, lagging)[-1] == "STOPPED")
+    assert described(api, lagging).get("lastStatus") != "STOPPED"
+    ecs.wait_for(lambda _: described(api, lagging).get("lastStatus") == "STOPPED")
+    assert described(api, lagging)["stopCode"] == "EssentialContainerExited"
+
+
+def test_every_change_is_an_event_until_it_is_deleted(ecs: FakeEcs) -> None:
+    queue = client(ecs, "sqs")
+    ecs.queue.visibility_s = 0.05
+    arn = client(ecs).run_task(**RUN)["tasks"][0]["taskArn"]
+    ecs.wait_for(lambda _: statuses(ecs, arn)[-1] == "RUNNING")
+    seen: dict[int, str] = {}
+    while "RUNNING" not in seen.values():
+        answer = queue.receive_message(QueueUrl=ecs.queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=5)
+        for message in answer["Messages"]:
+            event = json.loads(message["Body"])
+            if event["detail"]["taskArn"] == arn:
+                assert (event["source"], event["detail-type"]) == ("aws.ecs", "ECS Task State Change")
+                seen[event["detail"]["version"]] = event["detail"]["lastStatus"]
+    assert [seen[version] for version in sorted(seen)] == ["PROVISIONING", "PENDING", "RUNNING"]
+    ecs.wait_for(lambda _: "Messages" in queue.receive_message(QueueUrl=ecs.queue_url), what="they come again")
+    while ecs.queue.waiting():
+        messages = queue.receive_message(QueueUrl=ecs.queue_url, MaxNumberOfMessages=10).get("Messages", [])
+        entries = [{"Id": str(number), **_receipt(one)} for number, one in enumerate(messages)]
+        if entries:
+            queue.delete_message_batch(QueueUrl=ecs.queue_url, Entries=entries)
+
+
+def _receipt(message: dict[str, Any]) -> dict[str, str]:
+    return {"ReceiptHandle": message["ReceiptHandle"]}
+
+
+@pytest.mark.parametrize(("when", "there"), [("before", 0), ("after", 1)])
+def test_who_calls_is_killed_before_or_after_its_request_has_an_effect(ecs: FakeEcs, when: str, there: int) -> None:
+    child = os.fork()
+    if not child:
+        signal.pause()
+    victims = {when: 2}
+    ecs.kill(child, **victims)
+    api = client(ecs)
+    api.list_tasks(cluster="portafilter")
+    ecs_tasks_seen = []
+    real = os.kill
+
+    def kill(pid: int, number: int) -> None:
+        ecs_tasks_seen.append(len(ecs.tasks()))
+        real(pid, number)
+
+    os.kill = kill  # type: ignore[assignment]
+    try:
+        api.run_task(**RUN)
+    finally:
+        os.kill = real
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert ecs_tasks_seen == [there]
+
+
+def test_nothing_outlives_a_fake_that_is_killed() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "tests.fakes.ecs"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = [line.strip() for line in iter(process.stdout.readline, "Ready; Ctrl-C ends it.\n")]
+        told = dict(line.split("=", 1) for line in lines)
+        api = boto3.client(
+            "ecs", region_name="eu-west-1", endpoint_url=told["AWS_ENDPOINT_URL_ECS"],
+            aws_access_key_id=told["AWS_ACCESS_KEY_ID"], aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
+        )  # fmt: skip
+        arn = api.run_task(**RUN)["tasks"][0]["taskArn"]
+        deadline = time.monotonic() + 10
+        while (shown := described(api, arn))["lastStatus"] != "RUNNING":
+            assert time.monotonic() < deadline
+        address = shown["containers"][0]["networkInterfaces"][0]["privateIpv4Address"]
+        while True:
+            try:
+                connection = socket.create_connection((address, 4822), timeout=2)
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+        with connection:
+            connection.sendall(b"6.select,3.rdp;")  # guacd starts a process of its own for it
+            assert connection.recv(6) == b"4.args"
+            process.kill()
+            process.wait()
+            deadline = time.monotonic() + (5 if os.getuid() == 0 else 20)
+            while processes.find(FAKE_ECS_TASK=arn):
+                assert time.monotonic() < deadline, "guacd lives on"
+                time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
