@@ -20,7 +20,7 @@ from machines.models import Fleet
 from sessions import gateway_rows, services
 from sessions.errors import SupportError
 from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
-from sessions.gateways.base import GatewayDriver, GatewayError, get_driver
+from sessions.gateways.base import GatewayDriver, GatewayError, StillStopping, get_driver
 from sessions.models import Gateway, SupportSession
 from sessions.passes import each
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, EndReason, GatewayState, State
@@ -35,7 +35,9 @@ LOST = "The gateway was lost. A new one is starting."
 _BACK_OFF_S = (0.0, 1.0, 3.0, 9.0, 27.0)
 # A gateway that lived for less than this counts as one that failed when the next one's time is set.
 _SHORT_LIFE = timedelta(seconds=10)
+# What nobody wants lives for 90 s at most: it may appear just after a sweep, and ECS may list it a while later.
 _SWEEP_EVERY = timedelta(seconds=30)
+_SWEEP_AGAIN = timedelta(seconds=10)  # after one that came to nothing
 
 
 @dataclass
@@ -49,7 +51,7 @@ class GatewayPasses:
     now: Callable[[], datetime]
     driver_for: Callable[[str], GatewayDriver] = get_driver
     _looked_at: datetime | None = None
-    _swept_at: datetime | None = None
+    _sweep_at: datetime | None = None
     _steps: GatewaySteps = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,15 +176,17 @@ class GatewayPasses:
     def _sweep(self) -> None:
         """Stops what runs without a row that wants it; the rows come first, so what has none is a leftover."""
         now = self.now()
-        if self._swept_at and now - self._swept_at < _SWEEP_EVERY:
+        if self._sweep_at and now < self._sweep_at:
             return
-        self._swept_at = now
+        self._sweep_at = now + _SWEEP_EVERY
         try:
             # Before the rows are read: a row is there before its gateway runs.
             attempts = self.driver_for(settings.GATEWAY).running()
         except Exception as error:
             known = isinstance(error, GatewayError)
-            logger.error("What gateways run cannot be told now: %s", error, exc_info=not known)
+            record = error.record if isinstance(error, GatewayError) else error
+            logger.error("What gateways run cannot be told now: %s", record, exc_info=not known)
+            self._sweep_at = now + _SWEEP_AGAIN
             return
         if not attempts:
             return
@@ -191,4 +195,10 @@ class GatewayPasses:
 
     def _stop_leftover(self, attempt_id: str) -> None:
         logger.warning("Gateway %s runs, but no session wants it: stopping it", attempt_id)
-        self.driver_for(settings.GATEWAY).stop(attempt_id, {})
+        try:
+            self.driver_for(settings.GATEWAY).stop(attempt_id, {})
+        except StillStopping:
+            pass  # it has been told; the next sweep looks whether it went
+        except GatewayError as error:
+            logger.error("Leftover gateway %s does not stop yet: %s", attempt_id, error.record)
+            self._sweep_at = self.now() + _SWEEP_AGAIN

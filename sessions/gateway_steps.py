@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sessions import gateway_rows
-from sessions.gateways.base import GatewayDriver, GatewayError, GatewayRequest, StillStopping
+from sessions.gateways.base import GatewayDriver, GatewayError, GatewayRequest, GatewayStatus, StillStopping
 from sessions.models import Gateway, RdpCredential
 from sessions.passes import each
 from sessions.states import GatewayState
@@ -79,25 +80,26 @@ class GatewaySteps:
             return
         if status.state == "ready":
             if not gateway_rows.set_ready(gateway, owner=self.name, status=status, now=self.now()):
-                self._came_too_late(gateway, driver)
+                self._came_too_late(gateway, driver, status)
         elif status.state == "starting":
             due_at = self.now() + LOOK_EVERY
             if not gateway_rows.release(gateway, owner=self.name, due_at=due_at, handle=status.handle, tries=0):
-                self._came_too_late(gateway, driver)
+                self._came_too_late(gateway, driver, status)
             elif status.detail:
                 self.says(gateway, status.detail)
         else:
             words = status.detail or f"The gateway is {status.state}."
             self.has_failed(gateway, Failure(words, status.record or words))
 
-    def _came_too_late(self, gateway: Gateway, driver: GatewayDriver) -> None:
+    def _came_too_late(self, gateway: Gateway, driver: GatewayDriver, status: GatewayStatus) -> None:
         """It was started, but its row says something else by now."""
-        if gateway_rows.release(gateway, owner=self.name, due_at=self.now()):
+        if gateway_rows.release(gateway, owner=self.name, due_at=self.now(), handle=status.handle):
             return  # `stopping`: the next pass stops it
         state = Gateway.objects.values_list("state", flat=True).get(pk=gateway.pk)
         if state == GatewayState.STOPPED:
             # Our lease ran out during the call, and somebody has confirmed an end that was none.
-            driver.stop(str(gateway.pk), gateway.handle)
+            with suppress(StillStopping):
+                driver.stop(str(gateway.pk), status.handle)
 
     def look_after(self, ready: Iterable[Gateway]) -> None:
         """Looks whether those that are ready are there still; all of ours that are."""
