@@ -7,12 +7,14 @@ session is a warm one, and becomes a session's by `claim`, once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from sessions import bell
 from sessions.gateways.base import GatewayStatus
@@ -20,6 +22,7 @@ from sessions.models import Gateway, GuacamoleConnection, SupportSession
 from sessions.states import LIVE_GATEWAY_STATES, GatewayState
 
 LEASE = timedelta(seconds=20)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def want(session: SupportSession, *, driver: str, attempt: int, due_at: datetime, now: datetime) -> Gateway | None:
@@ -35,10 +38,10 @@ def want(session: SupportSession, *, driver: str, attempt: int, due_at: datetime
     return gateway
 
 
-def want_warm(fleet_id: int, *, driver: str, due_at: datetime) -> None:
+def want_warm(fleet_id: int, *, driver: str, due_at: datetime) -> Gateway:
     """A new row for whichever session of the fleet is the next, to be started at `due_at`."""
-    Gateway.objects.create(fleet_id=fleet_id, born_warm=True, driver=driver, due_at=due_at, wanted_at=due_at)
     transaction.on_commit(partial(bell.ring, bell.POOL))
+    return Gateway.objects.create(fleet_id=fleet_id, born_warm=True, driver=driver, due_at=due_at, wanted_at=due_at)
 
 
 def claim(session: SupportSession, *, driver: str, attempt: int, now: datetime) -> Gateway | None:
@@ -70,6 +73,16 @@ def due(states: Collection[GatewayState], *, now: datetime, warm: bool = False) 
         .select_related("session__machine", "fleet")
         .order_by("due_at")
     )
+
+
+def hurry(attempt_ids: Collection[str]) -> None:
+    """There is news of these from their driver: whoever waits to look at one looks now."""
+    now = timezone.now()
+    known = [attempt_id for attempt_id in attempt_ids if _UUID.fullmatch(attempt_id)]
+    waiting = Gateway.objects.filter(pk__in=known, due_at__gt=now)
+    waiting.filter(state__in=[GatewayState.STARTING, GatewayState.STOPPING]).update(due_at=now)
+    bell.ring()
+    bell.ring(bell.POOL)
 
 
 def is_due(gateway: Gateway, *, now: datetime) -> bool:

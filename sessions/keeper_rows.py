@@ -64,15 +64,15 @@ def prepare(gateway_id: UUID, owner: str, *, now: datetime) -> Target | None:
     NotConnectable.
     """
     with transaction.atomic():
-        gateway = _kept(gateway_id, owner)
-        if gateway is None or not gateway.session.is_open or gateway.port is None:
+        gateway, session = _kept(gateway_id, owner)
+        if gateway is None or session is None or not session.is_open or gateway.port is None:
             return None
-        _end_connections(gateway.session, status=None, detail="Its keeper went away.", now=now)
-        _take_back(gateway.session, detail="The keeper of the desktop went away.", notice=LOST, now=now)
-        services.keeper_came(gateway.session, now=now)
+        _end_connections(session, status=None, detail="Its keeper went away.", now=now)
+        _take_back(session, detail="The keeper of the desktop went away.", notice=LOST, now=now)
+        services.keeper_came(session, now=now)
     # Before the login is read: a count that is too low is put right at the next try, one too high never.
-    renewals = SessionEvent.objects.filter(session=gateway.session_id, kind="login_renewed").count()
-    connection = connection_for(gateway.session)
+    renewals = SessionEvent.objects.filter(session=session, kind="login_renewed").count()
+    connection = connection_for(session)
     return Target(gateway.host, gateway.port, connection, renewals) if connection else None
 
 
@@ -80,14 +80,14 @@ def opened(gateway_id: UUID, owner: str, connection: Connection, connection_id: 
     """The desktop is held: its record begins and the session is ready. False when it is not wanted any more."""
     try:
         with transaction.atomic():
-            gateway = _kept(gateway_id, owner)
-            if gateway is None:
+            gateway, session = _kept(gateway_id, owner)
+            if gateway is None or session is None:
                 return False
             GuacamoleConnection.objects.create(
-                session=gateway.session, gateway=gateway, hostname=connection.hostname, port=connection.port,
+                session=session, gateway=gateway, hostname=connection.hostname, port=connection.port,
                 parameters=connection.parameters, connection_id=connection_id, opened_at=now,
             )  # fmt: skip
-            services.desktop_ready(gateway.session, now=now)
+            services.desktop_ready(session, now=now)
     except (StateConflict, SessionClosed):
         return False  # it ended in the very last moment, and the record is rolled back
     return True
@@ -96,31 +96,31 @@ def opened(gateway_id: UUID, owner: str, connection: Connection, connection_id: 
 def lost(gateway_id: UUID, owner: str, *, status: int | None, detail: str, now: datetime) -> None:
     """The desktop that was held is gone, and is being brought back."""
     with transaction.atomic():
-        gateway = _kept(gateway_id, owner)
-        if gateway is not None:
-            _end_connections(gateway.session, status=status, detail=detail, now=now)
-            _take_back(gateway.session, detail=detail, notice=LOST, now=now)
+        _, session = _kept(gateway_id, owner)
+        if session is not None:
+            _end_connections(session, status=status, detail=detail, now=now)
+            _take_back(session, detail=detail, notice=LOST, now=now)
 
 
 def failed(gateway_id: UUID, owner: str, *, detail: str, notice: str, is_final: bool, now: datetime) -> None:
     """An attempt brought no desktop. `is_final`: others like it will not either, so the deadline comes nearer."""
     with transaction.atomic():
-        gateway = _kept(gateway_id, owner)
-        if gateway is None or gateway.session.state != State.STARTING:
+        _, session = _kept(gateway_id, owner)
+        if session is None or session.state != State.STARTING:
             return
-        due_at = min(gateway.session.gateway_due_at, now + REFUSED_DEADLINE) if is_final else None
-        services.note_attempt(gateway.session, detail=detail, notice=notice, due_at=due_at, now=now)
+        due_at = min(session.gateway_due_at, now + REFUSED_DEADLINE) if is_final else None
+        services.note_attempt(session, detail=detail, notice=notice, due_at=due_at, now=now)
 
 
 def give_up(gateway_id: UUID, owner: str, *, detail: str, now: datetime) -> None:
     """The gateway's process lives, but says nothing: the worker stops it, and the session gets another one."""
     with transaction.atomic():
-        gateway = _kept(gateway_id, owner)
+        gateway, session = _kept(gateway_id, owner)
         if gateway is None or not gateway_rows.give_up(gateway, failure=f"{HANGS} {detail}", now=now):
             return
-        if gateway.session.state == State.STARTING:
+        if session is not None and session.state == State.STARTING:
             notice = f"{HANGS} A new one is starting."
-            services.note_attempt(gateway.session, detail=f"{HANGS} {detail}", notice=notice, due_at=None, now=now)
+            services.note_attempt(session, detail=f"{HANGS} {detail}", notice=notice, due_at=None, now=now)
 
 
 def let_go(gateway_id: UUID, owner: str, *, detail: str, notice: str, now: datetime) -> None:
@@ -139,12 +139,14 @@ def let_go(gateway_id: UUID, owner: str, *, detail: str, notice: str, now: datet
             services.wait_for_keeper(session, until=now + NO_KEEPER_DEADLINE)
 
 
-def _kept(gateway_id: UUID, owner: str) -> Gateway | None:
-    """The row while it is ready and ours; the write makes sure that nobody takes it until the transaction ends."""
+def _kept(gateway_id: UUID, owner: str) -> tuple[Gateway | None, SupportSession | None]:
+    """The row while it is ready and ours, and its session, or neither.
+
+    The write makes sure that nobody takes it until the transaction ends.
+    """
     kept = Gateway.objects.filter(pk=gateway_id, keeper=owner, state=GatewayState.READY)
-    if not kept.update(keeper=owner):
-        return None
-    return kept.select_related("session__machine", "session__fleet").first()
+    gateway = kept.select_related("session__machine", "session__fleet").first() if kept.update(keeper=owner) else None
+    return gateway, gateway.session if gateway else None
 
 
 def _end_connections(

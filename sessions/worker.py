@@ -2,7 +2,8 @@
 
 Several may run, as threads here or as processes elsewhere: leases and guarded UPDATEs keep them apart. The bell wakes
 it at once when something changed in this process; a look every second finds the rest. Who asks people for help, who
-brings profiles to machines, and what sends messages, are threads of their own: none must delay another.
+keeps gateways warm, who brings profiles to machines, and what sends messages, are threads of their own: none must
+delay another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
+from django.conf import settings
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
@@ -22,11 +24,12 @@ from machines.telemetry import asking
 from machines.telemetry.base import Duty
 from machines.vpn import base as vpn_base
 from notifications.sender import Sender
-from sessions import bell, leases, signs_of_life
+from sessions import bell, gateway_rows, leases, signs_of_life
 from sessions.asking_passes import AskingPasses
 from sessions.ending_passes import EndingPasses
 from sessions.gateway_passes import GatewayPasses
 from sessions.gateways import base as gateways_base
+from sessions.pool_passes import PoolPasses
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +93,28 @@ class Worker:
         return since is not None and time.monotonic() - since >= _HELP_AFTER_S
 
 
+class Stoker:
+    """Who keeps gateways warm for the next press; a thread of its own, so that no rescue waits for that."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        now: Callable[[], datetime] = timezone.now,
+        driver_for: Callable[[str], gateways_base.GatewayDriver] = gateways_base.get_driver,
+    ) -> None:
+        self.name = name[:64]
+        self._passes = PoolPasses(self.name, now, driver_for)
+
+    def run_pass(self) -> None:
+        """Looks at every pool once. Raises when the database is away; one gateway's failure is only logged."""
+        self._passes.run()
+
+    def run_for_ever(self, stop: threading.Event) -> None:
+        """Passes until `stop` is set; nothing that goes wrong ends it."""
+        _run_for_ever(self.name, self.run_pass, stop, whom=bell.POOL, poll_s=POLL_S)
+
+
 class Asker:
     """Who finds somebody for each rescue; `name` is for the log, since its rows need no lease."""
 
@@ -138,7 +163,7 @@ def register_hands(name: str, make: Callable[[str], Callable[[], None]]) -> None
 
 
 def start_threads(count: int, *, process: str, stop: threading.Event) -> list[threading.Thread]:
-    """Starts `count` workers of this process, its asker, porter and sender; join them after setting `stop`.
+    """Starts `count` workers of this process, its stoker, asker, porter and sender; join them after setting `stop`.
 
     Ringing the bell then spares a moment. `process` is the name of the process's SignOfLife: its leases are free as
     soon as it is dead.
@@ -149,16 +174,41 @@ def start_threads(count: int, *, process: str, stop: threading.Event) -> list[th
         workers.append(Worker(f"{process}:{number}", helps=workers[-1] if workers else None))
     hands: list[tuple[str, Callable[[threading.Event], None]]] = [
         *((f"worker {number}", worker.run_for_ever) for number, worker in enumerate(workers, 1)),
+        ("stoker", Stoker(f"{process}:stoker").run_for_ever),
         ("asker", Asker(f"{process}:asker").run_for_ever),
         ("porter", Porter(f"{process}:porter").run_for_ever),
         ("sender", Sender(f"{process}:sender").run_for_ever),
         *((name, partial(_run_registered, f"{process}:{name}", make)) for name, make in _registered.items()),
+        *((("gateway watch", watch),) if (watch := _gateway_watch()) else ()),
     ]
     for name, run_for_ever in hands:
         thread = threading.Thread(target=run_for_ever, args=(stop,), name=name, daemon=True)
         thread.start()
         threads.append(thread)
     return threads
+
+
+def _gateway_watch() -> Callable[[threading.Event], None] | None:
+    """What listens for the driver's news, where it hears any."""
+    try:
+        driver = gateways_base.get_driver(settings.GATEWAY)
+    except Exception:
+        return None  # the first gateway that is wanted says so, in a rescue's record
+    if not isinstance(driver, gateways_base.Watching):
+        return None
+
+    def watch(stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                driver.watch(stop, gateway_rows.hurry)
+                return  # there is nothing to listen to, or it is over
+            except Exception:
+                logger.exception("What gateways do is not heard; listening again in %.0f s", _MAX_BACK_OFF_S)
+                stop.wait(_MAX_BACK_OFF_S)
+            finally:
+                connections.close_all()
+
+    return watch
 
 
 def _run_registered(name: str, make: Callable[[str], Callable[[], None]], stop: threading.Event) -> None:

@@ -72,7 +72,8 @@ class StillStopping(GatewayError):
 class GatewayDriver(Protocol):
     """One way to have gateways. A call returns or raises within 15 s, since the worker's lease is for 20 s.
 
-    One that hears of changes by itself has a `watch`, too, as Watching has it.
+    One that hears of changes by itself has a `watch`, too, as Watching has it. One with `can_be_warm = False` has no
+    gateways to keep ready before help is pressed, since it starts none.
     """
 
     def start(self, request: GatewayRequest) -> GatewayStatus:

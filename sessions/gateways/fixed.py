@@ -34,6 +34,8 @@ class _Look:
 class FixedGateways:
     """guacd at the hosts of GATEWAY_FIXED_HOSTS."""
 
+    can_be_warm = False  # nothing is started, so there is nothing to wait for
+
     def __init__(self) -> None:
         self._hosts = [_host_port(text) for text in settings.GATEWAY_FIXED_HOSTS]
         if not self._hosts:
