@@ -167,18 +167,27 @@ class FakeEcs:
         """So many tasks have room from now on; those that run stay."""
         self.engine.make_room(capacity)
 
-    def forget(self) -> None:
-        """Stopped tasks, as AWS does after an hour, client tokens (after a day), calls and events."""
-        with self._arrived:
-            self.calls.clear()
-            self.refused.clear()
-        self.wait_for(lambda ecs: all(task.status == "STOPPED" for task in ecs.tasks() if task.arn not in _living(ecs)))
+    def forget_stopped(self) -> None:
+        """Stopped tasks, as AWS does after an hour."""
         with self.engine.lock:
             for task in self.tasks():
                 if task.status == "STOPPED":
                     del self.engine.tasks[task.arn]
+
+    def clear(self) -> None:
+        """Is as new: nothing goes wrong, nothing is left; AssertionError when the fake itself has failed."""
+        self.be_good()
+        self.make_room(1000)
+        with self.engine.lock:
+            for task in self.tasks():
+                self.engine.remove(task)
+        with self._arrived:
+            self.calls.clear()
+            self.refused.clear()
         self.api.forget_tokens()
+        self.queue.visibility_s, self.queue.delay_s, self.queue.is_silent = 30, 0, False
         self.queue.purge()
+        assert self.faults == []
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -313,10 +322,6 @@ class FakeEcs:
             self._killer = None
         with contextlib.suppress(ProcessLookupError):
             os.kill(killer[0], signal.SIGKILL)
-
-
-def _living(ecs: FakeEcs) -> set[str]:
-    return {task.arn for task in ecs.alive()}
 
 
 class _Server(ThreadingHTTPServer):

@@ -107,6 +107,15 @@ class Engine:
             self._change(task)
             self._after(self.pace_s, lambda: self._stopping(task))
 
+    def remove(self, task: Task) -> None:
+        """It was never there; what was to become of it does not."""
+        if task.guacd is not None:
+            task.guacd.kill()
+        task.shape |= {"desiredStatus": "STOPPED", "lastStatus": "STOPPED"}
+        if task in self.scaling:
+            self.scaling.remove(task)
+        del self.tasks[task.arn]
+
     # --- a life ------------------------------------------------------------------------------------------------------
 
     def _reserve(self, task: Task) -> None:
@@ -155,6 +164,8 @@ class Engine:
             self._deprovisioning(task)
 
     def _deprovisioning(self, task: Task) -> None:
+        if task.status == "STOPPED":
+            return
         if task.guacd is not None:
             task.guacd.kill()
             code = 137 if task.shape["stopCode"] == "UserInitiated" else 1
@@ -164,6 +175,8 @@ class Engine:
         self._after(self.pace_s, lambda: self._stopped(task))
 
     def _stopped(self, task: Task) -> None:
+        if task.status == "STOPPED":
+            return
         for interface in task.shape["attachments"]:
             interface["status"] = "DELETED"
         self._change(task, lastStatus="STOPPED", stoppedAt=_now())

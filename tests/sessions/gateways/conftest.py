@@ -15,9 +15,11 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from sessions.gateways import probe
-from sessions.gateways.base import GatewayDriver, GatewayRequest, GatewayStatus
+from sessions.gateways.base import GatewayDriver, GatewayRequest, GatewayStatus, StillStopping
+from sessions.gateways.ecs import EcsGateways
 from sessions.gateways.fixed import FixedGateways
 from sessions.gateways.local import LocalGateways
+from tests.fakes.ecs import FakeEcs
 
 GUACD = "/usr/sbin/guacd"
 
@@ -40,6 +42,32 @@ class Case:
     driver: GatewayDriver
     kill: Callable[[GatewayStatus], None]  # kills the guacd behind a gateway, as a crash would
     owns_processes: bool
+
+    def start(self, request: GatewayRequest) -> GatewayStatus:
+        """A gateway of that driver, when it is no longer starting."""
+        status = self.driver.start(request)
+        deadline = time.monotonic() + 10
+        while status.state == "starting":
+            assert time.monotonic() < deadline, f"still starting: {status.detail}"
+            time.sleep(0.02)
+            status = self.driver.describe(request.attempt_id, status.handle)
+        return status
+
+    def stop(self, request: GatewayRequest, status: GatewayStatus) -> None:
+        """Returns when it is confirmed, as the worker comes again for it."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                self.driver.stop(request.attempt_id, status.handle)
+                return
+            except StillStopping:
+                assert time.monotonic() < deadline, "still stopping"
+                time.sleep(0.02)
+
+
+def place(status: GatewayStatus) -> tuple[str, str, int]:
+    """Which gateway it is; its handle may have grown since."""
+    return status.state, status.host, status.port
 
 
 @pytest.fixture
@@ -67,8 +95,32 @@ def guacd_host() -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-@pytest.fixture(params=["local", "fixed"])
+@pytest.fixture(scope="package")
+def shared_ecs() -> Iterator[FakeEcs]:
+    with FakeEcs() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake_ecs(shared_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEcs]:
+    """An ECS of an installation of its own, chosen by the settings, which nothing is left in afterwards."""
+    for name, value in shared_ecs.surroundings.items():
+        monkeypatch.setenv(name, value)
+    for name, value in shared_ecs.settings.items():
+        is_list = name in ("ECS_SUBNETS", "ECS_SECURITY_GROUPS")
+        setattr(settings, name, value.split(",") if is_list else value)
+    settings.INSTALLATION = f"test-{uuid.uuid4()}"
+    # The fake is quicker than AWS, and so are looks at it.
+    monkeypatch.setattr("sessions.gateways.ecs_tasks.STARTING_PACE", (0.05,))
+    yield shared_ecs
+    shared_ecs.clear()
+
+
+@pytest.fixture(params=["local", "fixed", "ecs"])
 def case(request: pytest.FixtureRequest, settings: Settings) -> Case:
+    if request.param == "ecs":
+        ecs: FakeEcs = request.getfixturevalue("fake_ecs")
+        return Case(EcsGateways(), lambda status: ecs.kill_guacd(status.host), True)
     if request.param == "local":
 
         def kill_process(status: GatewayStatus) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import uuid
+from dataclasses import replace
 
 import pytest
 
 from sessions.gateways.base import GatewayStatus
-from tests.sessions.gateways.conftest import Case, new_request, until
+from tests.sessions.gateways.conftest import Case, new_request, place, until
 
 pytestmark = pytest.mark.real
 
@@ -26,30 +27,30 @@ def _arguments_offered(status: GatewayStatus) -> str:
 
 
 def test_started_gateway_speaks_guacamole(case: Case) -> None:
-    status = case.driver.start(new_request())
+    status = case.start(new_request())
     assert status.state == "ready"
     assert _arguments_offered(status).startswith("4.args,13.VERSION_1_")
 
 
 def test_starting_again_finds_the_same_gateway(case: Case) -> None:
     request = new_request()
-    first = case.driver.start(request)
-    assert case.driver.start(request) == first
+    first = case.start(request)
+    assert place(case.start(request)) == place(first)
 
 
 def test_running_gateway_is_described_as_ready(case: Case) -> None:
     request = new_request()
-    started = case.driver.start(request)
+    started = case.start(request)
     assert case.driver.describe(request.attempt_id, started.handle) == started
 
 
 def test_another_process_finds_it_by_its_handle(case: Case) -> None:
     request = new_request()
-    started = case.driver.start(request)
-    other = type(case.driver)()
-    assert other.describe(request.attempt_id, started.handle) == started
-    assert other.start(request) == started
-    other.stop(request.attempt_id, started.handle)
+    started = case.start(request)
+    other = replace(case, driver=type(case.driver)())
+    assert other.driver.describe(request.attempt_id, started.handle) == started
+    assert place(other.start(request)) == place(started)
+    other.stop(request, started)
 
 
 def test_what_never_ran_is_stopped(case: Case) -> None:
@@ -60,7 +61,7 @@ def test_what_never_ran_is_stopped(case: Case) -> None:
 
 def test_dead_guacd_is_told_from_a_living_one_within_two_seconds(case: Case) -> None:
     request = new_request()
-    started = case.driver.start(request)
+    started = case.start(request)
     case.kill(started)
     until(
         lambda: case.driver.describe(request.attempt_id, started.handle).state == "stopped",
@@ -70,15 +71,15 @@ def test_dead_guacd_is_told_from_a_living_one_within_two_seconds(case: Case) -> 
 
 def test_stopping_twice_is_fine_and_leaves_nothing(case: Case) -> None:
     request = new_request()
-    started = case.driver.start(request)
-    case.driver.stop(request.attempt_id, started.handle)
-    case.driver.stop(request.attempt_id, started.handle)
+    started = case.start(request)
+    case.stop(request, started)
+    case.stop(request, started)
     assert request.attempt_id not in case.driver.running()
 
 
 def test_sweep_sees_what_runs(case: Case) -> None:
     requests = [new_request(), new_request()]
     for request in requests:
-        case.driver.start(request)
+        case.start(request)
     expected = sorted(request.attempt_id for request in requests) if case.owns_processes else []
     assert case.driver.running() == expected
