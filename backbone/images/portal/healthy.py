@@ -2,7 +2,6 @@
 
     healthy.py http://127.0.0.1:8000/healthz    a face answers 200; `degraded` is well, since a new start cures none of it
     healthy.py alive                            a worker or keeper holds its sign of life in STATE_DIR/processes
-    healthy.py device                           the VPN's device is there, so OpenVPN is up
 
 Standard library only: it runs every few seconds and must cost nothing.
 """
@@ -23,12 +22,9 @@ def check(what: str) -> str:
     """What is wrong, in a sentence; empty when all is well."""
     if what == "alive":
         return _holds_its_sign_of_life(Path(os.environ.get("STATE_DIR", "/var/lib/portafilter")) / "processes")
-    if what == "device":
-        device = os.environ.get("VPN_DEVICE", "tun-pf")
-        return "" if Path("/sys/class/net", device).exists() else f"There is no device {device}: OpenVPN is not up."
     if what.startswith("http://"):
         return _answers(what)
-    return f"Found {what!r}, expected 'alive', 'device' or an http:// address."
+    return f"Found {what!r}, expected 'alive' or an http:// address."
 
 
 def _answers(url: str) -> str:

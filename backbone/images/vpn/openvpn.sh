@@ -1,19 +1,21 @@
 #!/bin/sh
-# Starts OpenVPN with a configuration in VPN_DIR, written anew from the database before.
+# Starts OpenVPN as soon as the authorisation agent has written what it reads to VPN_DIR.
 #
 #   openvpn.sh [NAME]     NAME: the configuration, server.conf without a choice
 #
-# Waits for the database for about five minutes, then ends with a failure: whoever started it does so again. Where the
-# files are there from before, `authorise --write-only` does with them.
+# So this container has neither a secret nor a way to the database. It waits for five minutes, then ends with a failure,
+# and whoever started it does so again.
 set -eu
 
 name=${1:-server.conf}
-: "${VPN_DIR:?VPN_DIR: found nothing, expected the folder that the authorisation agent writes to}"
-wait_s=${OPENVPN_RETRY_S:-5}
-tries=60
+: "${VPN_DIR:?found nothing, expected the folder that the authorisation agent writes to}"
+tries=${OPENVPN_TRIES:-300}
 
 case $name in
-    */* | .* | "") echo "openvpn.sh: found $name, expected the name of a file in $VPN_DIR" >&2 && exit 2 ;;
+    */* | .* | "")
+        echo "openvpn.sh: found $name, expected the name of a file in $VPN_DIR" >&2
+        exit 2
+        ;;
 esac
 tun=${OPENVPN_TUN:-/dev/net/tun}
 if [ ! -c "$tun" ]; then
@@ -21,12 +23,23 @@ if [ ! -c "$tun" ]; then
     exit 2
 fi
 
-until python manage.py authorise --write-only; do
+# The last of them is written last.
+lacks() {
+    for file in "$name" ca.crt server.crt server.key tls-crypt-v2.key crl.pem ccd; do
+        if [ ! -e "$VPN_DIR/$file" ]; then
+            echo "$file"
+            return 0
+        fi
+    done
+    return 1
+}
+
+while lacking=$(lacks); do
     tries=$((tries - 1))
-    if [ "$tries" -eq 0 ]; then
-        echo "openvpn.sh: what OpenVPN needs could not be written; the reason is above" >&2
+    if [ "$tries" -le 0 ]; then
+        echo "openvpn.sh: found no $lacking in $VPN_DIR; look at the authorisation agent, which writes it" >&2
         exit 1
     fi
-    sleep "$wait_s"
+    sleep 1
 done
 exec openvpn --config "$VPN_DIR/$name"
