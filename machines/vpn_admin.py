@@ -10,9 +10,10 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
 from machines import identities
-from machines.admin import RecordAdmin
+from machines.admin import LookedAtOnly, RecordAdmin
 from machines.models import (
     EnrolmentCode,
+    GatewayIdentity,
     KeptProfile,
     ProfileDelivery,
     TunnelEnding,
@@ -93,6 +94,30 @@ class VpnIdentityAdmin(_OfMachineAdmin):
             identities.revoke(identity, reason="revoked by hand", user=request.user)
             self.log_change(request, identity, "Revoked.")
         messages.success(request, "These identities are no longer admitted. Their machines need other ones to join.")
+
+
+@admin.register(GatewayIdentity)
+class GatewayIdentityAdmin(LookedAtOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Of no fleet, since an attempt is known by its name alone here: for superusers."""
+
+    list_display = [
+        *("attempt_id", "address", "issued_at", "expires_at", "remote_address", "connected_at", "left_at"),
+        *("revoked_at", "released_at"),
+    ]
+    list_filter = [("revoked_at", admin.EmptyFieldListFilter), ("released_at", admin.EmptyFieldListFilter)]
+    search_fields = ["attempt_id", "address", "serial", "sha256"]
+    date_hierarchy = "issued_at"
+    fields = (
+        *("attempt_id", "address", "serial", "sha256", "key_sha256", "certificate", "issued_at", "expires_at"),
+        *("revoked_at", "revoke_reason", "released_at"),
+        *("remote_address", "remote_port", "client_id", "connected_at", "left_at", "left_detail"),
+    )
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
 
 
 @admin.register(VpnConnection)

@@ -19,6 +19,7 @@ from machines import identities
 from machines import services as fleet_services
 from machines.models import (
     EnrolmentCode,
+    GatewayIdentity,
     KeptAnswer,
     KeptProfile,
     Machine,
@@ -95,6 +96,9 @@ def full() -> dict[str, str]:
         identity=identity, machine=session.machine, client_id=7, remote_address="192.0.2.7", remote_port=1194
     )
     identities.end_tunnel_wish(session.machine, "rescue closed")
+    GatewayIdentity.objects.create(
+        attempt_id="a1", address="10.77.0.2", serial="b2", sha256="c3", key_sha256="d4", expires_at=timezone.now()
+    )
     EnrolmentCode.objects.create(
         machine=session.machine,
         code_sha256="canary-code",
@@ -193,7 +197,7 @@ def manager_request() -> Any:
     [
         *(SupportSession, SecurityEvent, Press, GuacamoleConnection, Gateway, Attachment),
         *(VpnAuthority, VpnIdentity, VpnConnection, VpnAddress, TunnelEnding, EnrolmentCode),
-        *(ProfileDelivery, KeptProfile, KeptAnswer),
+        *(ProfileDelivery, KeptProfile, KeptAnswer, GatewayIdentity),
         *(Delivery, PushDevice, SnsAnnouncement, SnsCertificate, SnsConfirmation, SnsMessage),
     ],
 )

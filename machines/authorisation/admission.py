@@ -20,7 +20,7 @@ from enum import Enum, auto
 
 from machines.authorisation.allow_list import FINGERPRINT, AllowList
 from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
-from machines.vpn.pki import MACHINE_NAME
+from machines.vpn.pki import is_client, is_gateway
 
 # `keepalive 5 15` has a client send something every 5 s.
 HEARD_S = 15.0
@@ -37,6 +37,7 @@ _FLAPPING_WITHIN_S = 600.0
 _CLOCK_TOLERANCE = timedelta(seconds=1)
 
 NOT_ADMITTED = "This machine is not admitted. Ask its fleet manager."
+OVER = "This gateway is not admitted: its attempt is over."
 ELSEWHERE = "This machine is connected from another place already. Ask its fleet manager."
 
 
@@ -115,9 +116,10 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class TunnelEnded:
-    """A wish that a tunnel ends is fulfilled."""
+    """A wish that a tunnel ends is fulfilled; whose it was."""
 
     wish: int
+    common_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,14 @@ Outcome = Admit | Confirm | Deny | Halt | Restart | Forget | Joined | Left | Tun
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The wish that the tunnels end which a machine had at that time."""
+    """The wish that the tunnels end which a machine had at that time, or a gateway at any (None).
+
+    Of a gateway it is only asked when that is out: it is no longer on the allow list, and cut for that.
+    """
 
     wish: int
     common_name: str
-    requested_at: datetime
+    requested_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +205,7 @@ class Admission:
     _read_at: float = float("-inf")
     _clients: dict[int, _Client] = field(default_factory=dict)
     _endings: tuple[Ending, ...] = ()
-    _fulfilled: set[int] = field(default_factory=set)
+    _fulfilled: set[tuple[str, int]] = field(default_factory=set)
     _moves: dict[str, deque[float]] = field(default_factory=dict)
 
     def wish(self, allow_list: AllowList, endings: Iterable[Ending], *, read_at: float) -> None:
@@ -208,7 +213,7 @@ class Admission:
         self.allow_list = allow_list
         self._read_at = read_at
         self._endings = tuple(endings)
-        self._fulfilled &= {ending.wish for ending in self._endings}
+        self._fulfilled &= {(ending.common_name, ending.wish) for ending in self._endings}
 
     def heard(self) -> dict[uuid.UUID, Heard]:
         """The traffic of all tunnels that are written down."""
@@ -314,7 +319,7 @@ class Admission:
             elif self.allow_list.address_of(client.common_name, client.fingerprint) is None:
                 outcomes += self._cut(client, now)
         for ending in self._endings:
-            if ending.wish not in self._fulfilled:
+            if (ending.common_name, ending.wish) not in self._fulfilled:
                 outcomes += self._end(ending, now)
         return outcomes
 
@@ -322,7 +327,8 @@ class Admission:
         address = self.allow_list.address_of(client.common_name, client.fingerprint)
         if address is None:
             is_fresh = self._read_at > client.arrived.clock or now.clock - client.arrived.clock >= FRESH_LIST_S
-            return self._refuse(client, "vpn_refused", NOT_ADMITTED) if is_fresh else []
+            shown = OVER if is_gateway(client.common_name) else NOT_ADMITTED
+            return self._refuse(client, "vpn_refused", shown) if is_fresh else []
         rivals = [
             other
             for other in self._clients.values()
@@ -364,11 +370,11 @@ class Admission:
             client
             for client in self._clients.values()
             if client.common_name == ending.common_name
-            and client.arrived.wall <= ending.requested_at + _CLOCK_TOLERANCE
+            and (ending.requested_at is None or client.arrived.wall <= ending.requested_at + _CLOCK_TOLERANCE)
         ]
         if not meant:
-            self._fulfilled.add(ending.wish)
-            return [TunnelEnded(ending.wish)]
+            self._fulfilled.add((ending.common_name, ending.wish))
+            return [TunnelEnded(ending.wish, ending.common_name)]
         outcomes: list[Outcome] = []
         for client in meant:
             if client.state is not _State.WAITING and not client.ending:
@@ -429,10 +435,10 @@ class Admission:
 
 
 def _read_client(event: Connecting, now: Moment) -> _Client:
-    """Raises ValueError for what no machine of ours can be."""
+    """Raises ValueError for what no machine and no gateway of ours can be."""
     values = event.environment
     name = values.get("common_name", "")
-    if not MACHINE_NAME.fullmatch(name):
+    if not is_client(name):
         raise ValueError(f"found common name {_printable(name)!r}, expected m- and a number")
     fingerprint = values.get("tls_digest_sha256_0", "").replace(":", "").lower()
     if not FINGERPRINT.fullmatch(fingerprint):

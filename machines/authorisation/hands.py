@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from django.db import InterfaceError, InternalError, OperationalError, close_old_connections, connections
 
+from machines import gateway_identities
 from machines.authorisation import allow_list
 from machines.authorisation.admission import Heard, Known
 from machines.authorisation.allow_list import AllowList
@@ -128,6 +129,7 @@ class Hands:
         try:
             close_old_connections()
             self._write_facts()
+            gateway_identities.withdraw_dead()
             read_at = self._clock()
             wishes = read_wishes()
             try:

@@ -6,6 +6,10 @@ changes nothing. It holds for the VPN's device alone, by name, so it can be ther
 - Machines reach the private API and ping. Not each other, not another service, nothing behind this computer.
 - Nobody else reaches the private API from outside: what comes to its address by another device is dropped, as Linux
   would take it.
+- A gateway that is in the VPN itself has an address at the network's beginning: to this computer it may ping, as
+  machines may, and nothing else; the private API is not for it.
+- One elsewhere, known by an address outside of the VPN, reaches its machine under this computer's address there:
+  machines have no other way back into the tunnel (their profiles take no routes).
 - A gateway reaches its session's machine and port. Every packet towards a machine is looked up (no short cut for
   established connections), so a passage that is taken away cuts what runs through it at once.
 - A local gateway is a user (uid). It may answer those who connected to it on loopback; beyond that and its machine it
@@ -38,6 +42,9 @@ class IsolationConfig:
     server_address: ipaddress.IPv4Address
     api_port: int
     gateway_uids: range = range(0)
+    # Where gateways in the VPN have their addresses, and the server has its own.
+    gateways: ipaddress.IPv4Network | None = None
+    network: ipaddress.IPv4Network | None = None
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
@@ -94,7 +101,7 @@ table inet {config.table} {{
         type filter hook output priority filter; policy accept;
         oifname {device} jump to_machines{_gateway_jump(config, device)}
     }}
-    chain from_machines {{
+    chain from_machines {{{_from_gateways(config)}
         {api.format("d", "d")} accept
         ip saddr . tcp sport @reachable ct direction reply ct state established accept
         ip daddr {config.server_address} icmp type echo-request accept
@@ -108,7 +115,7 @@ table inet {config.table} {{
         ip daddr . tcp dport @reachable ct direction original ct state established accept
         meta nfproto ipv4 reject with icmp type admin-prohibited
         drop
-    }}{_gateway_chain(config)}
+    }}{_gateway_chain(config)}{_masquerade(config, device)}
 }}
 """
 
@@ -120,6 +127,24 @@ def removal(config: IsolationConfig) -> str:
 
 def _elements(elements: set[str]) -> str:
     return f"\n        elements = {{ {', '.join(sorted(elements))} }}" if elements else ""
+
+
+def _from_gateways(config: IsolationConfig) -> str:
+    if config.gateways is None:
+        return ""
+    ping = f"ip daddr {config.server_address} icmp type echo-request"
+    return f"\n        ip saddr {config.gateways} {ping} accept\n        ip saddr {config.gateways} drop"
+
+
+def _masquerade(config: IsolationConfig, device: str) -> str:
+    """For what is forwarded into the tunnel from elsewhere; which packets those may be is for `forward` to say."""
+    if config.network is None:
+        return ""
+    return f"""
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname {device} ip saddr != {config.network} snat ip to {config.server_address}
+    }}"""
 
 
 def _uids(config: IsolationConfig) -> str:

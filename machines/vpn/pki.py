@@ -101,7 +101,7 @@ def issue(
     elif is_client(name):
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
     else:
-        raise PkiError(f"Found the name {name[:60]!r}, expected {SERVER_NAME} m-17 or the like.")
+        raise PkiError(f"Found the name {name[:60]!r}, expected {SERVER_NAME} or a machine's or gateway's, as in m-17.")
     until = min(now + life, authority.certificate.not_valid_after_utc)
     if until <= now:
         raise PkiError(f"The VPN's authority ended on {until:%Y-%m-%d}: it signs nothing more.")
@@ -116,9 +116,14 @@ def issue(
     )
 
 
+def is_gateway(name: str) -> bool:
+    """Whether a certificate with this name is a gateway's."""
+    return bool(GATEWAY_NAME.match(name))
+
+
 def is_client(name: str) -> bool:
-    """Whether this is the name of a machine or of a gateway, in whichever certificate."""
-    return bool(MACHINE_NAME.match(name) or GATEWAY_NAME.match(name))
+    """Whether a certificate with this name is a machine's or a gateway's."""
+    return bool(MACHINE_NAME.match(name)) or is_gateway(name)
 
 
 def serial_of(certificate: x509.Certificate) -> str:

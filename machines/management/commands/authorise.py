@@ -116,6 +116,8 @@ def _isolation_config() -> IsolationConfig:
         server_address=ipaddress.IPv4Address(str(server)),
         api_port=settings.MACHINE_API_BIND[1],
         gateway_uids=settings.GATEWAY_UIDS,
+        gateways=ipaddress.IPv4Network(str(networks.gateways(settings.VPN_NETWORK))),
+        network=ipaddress.IPv4Network(str(settings.VPN_NETWORK)) if settings.VPN_MASQUERADE else None,
     )
 
 

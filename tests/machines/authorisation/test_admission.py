@@ -231,7 +231,7 @@ def test_wish_is_fulfilled_when_the_machine_has_gone_and_not_before() -> None:
     assert scene.later(0) == [Halt(0)]
     assert scene.later(3) == []
     scene.goes(0)
-    assert scene.later(0) == [TunnelEnded(5)]
+    assert scene.later(0) == [TunnelEnded(5, "m-1")]
     assert scene.later(1) == []
 
 
@@ -239,7 +239,7 @@ def test_wish_for_who_is_not_there_is_fulfilled_at_once() -> None:
     scene = Scene()
     scene.gets_in(0, "m-2", A2)
     scene.wish(LIST, Ending(5, "m-1", scene.now.wall))
-    assert scene.later(0) == [TunnelEnded(5)]
+    assert scene.later(0) == [TunnelEnded(5, "m-1")]
 
 
 def test_tunnel_that_came_after_the_wish_is_not_meant() -> None:
@@ -248,7 +248,7 @@ def test_tunnel_that_came_after_the_wish_is_not_meant() -> None:
     scene.at += 10
     scene.gets_in(0)
     scene.wish(LIST, wish)
-    assert scene.later(0) == [TunnelEnded(5)]
+    assert scene.later(0) == [TunnelEnded(5, "m-1")]
 
 
 # --- when something was away ------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_fulfilled_wish_is_written_when_the_database_takes_rows_again(
 ) -> None:
     wish = identities.end_tunnel_wish(new_machine("A1"), "rescue closed")
     hands.start()
-    hands.put(TunnelEnded(wish.pk))
+    hands.put(TunnelEnded(wish.pk, f"m-{wish.machine_id}"))
 
     def only_read(*_: object) -> None:
         raise InternalError("cannot execute UPDATE in a read-only transaction")
