@@ -23,7 +23,7 @@ from django.conf import settings
 from machines.aws import Aws, AwsError, Kind
 from sessions.gateways import door, ecs_events, ecs_tasks, ecs_words, probe
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
-from sessions.gateways.ecs_calls import ANSWER_S, BUDGET_S, CONNECT_S, EcsCalls
+from sessions.gateways.ecs_calls import ANSWER_S, CONNECT_S, EcsCalls
 from sessions.gateways.ecs_probes import Probes
 from sessions.gateways.ecs_tasks import Task, Tasks
 
@@ -36,11 +36,12 @@ _JOIN_TIMEOUT_S = 2.0
 _UNKNOWN_S = 30
 # An order whose answer was lost shows in ListTasks by then, or it came to nothing; the sweep finds what is later still.
 _UNANSWERED_S = 15
+_SEARCH_EVERY_S = 3
 # A computer that is being started is waited for so long; a session's own deadline is sooner.
 _COMPUTER_S = 600
 _SAY_SO_AFTER_S = 4
-# One look has so long; while it lasts nobody else's gateway is seen to by this thread.
-_LOOK_BUDGET_S = 8.0
+# A call of a driver has 15 s (base.py): an order, or a look that may wait for another's, and then guacd is asked.
+_ORDER_S, _LOOK_S, _ALL_S = 11.0, 7.0, 14.0
 # After StopTask we look so long whether it was quick; a task with a network interface takes ten seconds and more.
 _STOP_LOOKS_S = (0.2, 0.6)
 _REASON = "Portafilter does not need it any more"
@@ -65,11 +66,13 @@ class EcsGateways:
         self._aws = Aws(settings.AWS_REGION, connect_s=CONNECT_S, answer_s=ANSWER_S)
         self._calls = EcsCalls(self._aws, settings.ECS_CLUSTER)
         self._installation = _tag_value(str(settings.INSTALLATION))
-        self._tasks = Tasks(lambda arns: self._calls.describe(arns, deadline=time.monotonic() + _LOOK_BUDGET_S))
+        self._tasks = Tasks(lambda arns: self._calls.describe(arns, deadline=time.monotonic() + _LOOK_S))
         self._probes = Probes()
         self._events = ecs_events.Events(self._tasks, installation=self._installation)
-        # By attempt, for this process's life: when an order got no answer, and what was last found at a starting one.
+        # By attempt, in this process: when an order got no answer, when its task was last searched for, and what was
+        # last found at a starting one.
         self._unanswered: dict[str, float] = {}
+        self._searched: dict[str, float] = {}
         self._last_words: dict[str, str] = {}
 
     def start(self, request: GatewayRequest) -> GatewayStatus:
@@ -78,11 +81,11 @@ class EcsGateways:
         # Before it is sent: this thread may never come to know the answer.
         self._unanswered[attempt_id] = time.monotonic()
         try:
-            answer = self._calls.run_task(self._order(request), deadline=time.monotonic() + BUDGET_S)
+            answer = self._calls.run_task(self._order(request), deadline=time.monotonic() + _ORDER_S)
         except AwsError as error:
             if arn := _existing(error):
                 # Given before with other settings, by a worker that has been replaced since: it is this attempt's.
-                return GatewayStatus("starting", handle=self._new_handle(attempt_id, arn))
+                return GatewayStatus("starting", handle=self._new_handle(arn))
             if error.may_have_happened:
                 self._unanswered[attempt_id] = time.monotonic()
             else:
@@ -94,7 +97,7 @@ class EcsGateways:
             words = ecs_words.of_failures(answer.get("failures") or [])
             return GatewayStatus("failed", detail=words.detail, record=words.record)
         self._tasks.learn(task, attempt=attempt_id)
-        return self._look_on(attempt_id, self._new_handle(attempt_id, task.arn), task)
+        return self._look_on(attempt_id, self._new_handle(task.arn), task)
 
     def describe(self, attempt_id: str, handle: Handle) -> GatewayStatus:
         if not handle:
@@ -121,15 +124,16 @@ class EcsGateways:
             door.leave(attempt_id)
         self._last_words.pop(attempt_id, None)
         try:
-            self._stop(attempt_id, handle)
+            self._stop(attempt_id, handle, time.monotonic() + _ALL_S)
         except AwsError as error:
             raise ecs_words.of_error(error) from error
         self._unanswered.pop(attempt_id, None)
+        self._searched.pop(attempt_id, None)
 
     def running(self) -> list[str]:
         """The attempts whose tasks shall run; those that have been told to stop end by themselves."""
         try:
-            tasks = self._list("RUNNING")
+            tasks = self._list("RUNNING", time.monotonic() + _ALL_S)
         except AwsError as error:
             raise ecs_words.of_error(error) from error
         return sorted({task.attempt for task in tasks if not task.is_ending})
@@ -167,7 +171,7 @@ class EcsGateways:
             order["launchType"] = "EC2"
         return order
 
-    def _new_handle(self, attempt_id: str, arn: str) -> NewHandle:
+    def _new_handle(self, arn: str) -> NewHandle:
         return {"task": arn, "at": int(self._now())}
 
     def _look_on(self, attempt_id: str, handle: NewHandle, task: Task | None) -> GatewayStatus:
@@ -262,22 +266,21 @@ class EcsGateways:
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
-    def _stop(self, attempt_id: str, handle: Handle) -> None:
-        arn = str(handle["task"]) if handle else self._find(attempt_id)
+    def _stop(self, attempt_id: str, handle: Handle, deadline: float) -> None:
+        arn = str(handle["task"]) if handle else self._search(attempt_id, deadline)
         if not arn:
-            asked_at = self._unanswered.get(attempt_id)
-            if asked_at is not None and time.monotonic() - asked_at < _UNANSWERED_S:
-                raise StillStopping("It is not known yet whether AWS started the gateway.")
             return
         known = self._tasks.known(arn)
         if known is None or known.desired_status != "STOPPED":
-            known = self._tell_to_stop(arn, attempt_id)
+            known = self._tell_to_stop(arn, attempt_id, deadline)
         for pause_s in (*_STOP_LOOKS_S, None):
             if known is not None and known.is_stopped:
                 return
+            if time.monotonic() + _LOOK_S > deadline:
+                break
             look = self._tasks.look(arn, attempt=attempt_id, pace=self._stopping_pace(pause_s))
             known = look.task
-            if look.missing_s and (look.missing_s >= _UNKNOWN_S or _is_old(handle, self._now())):
+            if look.missing_s and (look.missing_s >= _UNKNOWN_S or (handle and _is_old(handle, self._now()))):
                 return
             if pause_s is None or known is None or not known.is_connected:
                 break
@@ -289,10 +292,10 @@ class EcsGateways:
     def _stopping_pace(self, pause_s: float | None) -> tuple[float, ...]:
         return ecs_tasks.AT_ONCE if pause_s is not None else self._starting_pace()
 
-    def _tell_to_stop(self, arn: str, attempt_id: str) -> Task | None:
+    def _tell_to_stop(self, arn: str, attempt_id: str, deadline: float) -> Task | None:
         """The task as StopTask answers; None for one that ECS does not know, or not yet."""
         try:
-            answer = self._calls.stop(arn, reason=_REASON, deadline=time.monotonic() + _LOOK_BUDGET_S)
+            answer = self._calls.stop(arn, reason=_REASON, deadline=deadline)
         except AwsError as error:
             if error.kind is Kind.NOT_FOUND and error.code != "ClusterNotFoundException":
                 return None
@@ -304,17 +307,30 @@ class EcsGateways:
 
     # --- finding ------------------------------------------------------------------------------------------------------
 
-    def _find(self, attempt_id: str) -> str:
-        """The task of an attempt by its tags, the one that runs before one that ends; empty when there is none."""
+    def _search(self, attempt_id: str, deadline: float) -> str:
+        """The task of an attempt without a handle; empty when there is none. StillStopping: that is not known yet."""
+        asked_at = self._unanswered.get(attempt_id)
+        is_in_doubt = asked_at is not None and time.monotonic() - asked_at < _UNANSWERED_S
+        last = self._searched.get(attempt_id)
+        if not is_in_doubt or last is None or time.monotonic() - last >= _SEARCH_EVERY_S:
+            self._searched[attempt_id] = time.monotonic()
+            if arn := self._find(attempt_id, deadline):
+                return arn
+        if is_in_doubt:
+            raise StillStopping("It is not known yet whether AWS started the gateway.")
+        return ""
+
+    def _find(self, attempt_id: str, deadline: float) -> str:
+        """The task of an attempt by its tags, one that runs before one that ends; empty when there is none."""
         for desired_status in ("RUNNING", "STOPPED"):
-            for task in self._list(desired_status):
+            for task in self._list(desired_status, deadline):
                 if task.attempt == attempt_id and not task.is_stopped:
                     return task.arn
         return ""
 
-    def _list(self, desired_status: str) -> list[Task]:
+    def _list(self, desired_status: str, deadline: float) -> list[Task]:
         """The tasks of this installation that have an attempt."""
-        described = self._calls.list(desired_status, deadline=time.monotonic() + BUDGET_S)
+        described = self._calls.listed(desired_status, deadline=deadline)
         tasks = [task for task in map(ecs_tasks.parse, described) if task is not None]
         return [
             task for task in tasks
@@ -347,7 +363,7 @@ def _tag_value(text: str) -> str:
 
 
 def _check_attempt_id(attempt_id: str) -> None:
-    if not _ATTEMPT_ID.fullmatch(attempt_id) or len(attempt_id) < 1:
+    if not _ATTEMPT_ID.fullmatch(attempt_id):
         raise GatewayError(
             f"Found {attempt_id!r}, expected an attempt id of letters, digits and dashes.", permanent=True
         )

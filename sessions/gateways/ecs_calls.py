@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from machines.aws import Aws, AwsError, Kind
 
-# A call of a driver returns within 15 s (base.py), and one try takes these two together at most.
+# One try takes these two together at most.
 CONNECT_S, ANSWER_S = 2.0, 4.0
-BUDGET_S = 14.0
 # DescribeTasks takes so many tasks, and ListTasks lists so many a page (ECS API Reference).
 PAGE = 100
 _PAUSES_S = ((0.2, 0.8), (0.6, 2.0))
@@ -28,7 +27,7 @@ T = TypeVar("T")
 class EcsCalls:
     """ECS in one cluster of one region, for any number of threads. Every method raises AwsError.
 
-    `deadline` is by the monotonic clock: no try begins that might end after it, but for the first.
+    `deadline` is by the monotonic clock: none begins after it, and no further try that might end after it.
     """
 
     def __init__(self, aws: Aws, cluster: str) -> None:
@@ -69,7 +68,7 @@ class EcsCalls:
         )  # fmt: skip
         return dict(answer.get("task") or {})
 
-    def list(self, desired_status: str, *, deadline: float) -> list[dict[str, Any]]:
+    def listed(self, desired_status: str, *, deadline: float) -> list[dict[str, Any]]:
         """All tasks of the cluster that shall run (RUNNING) or shall not (STOPPED), described, with their tags."""
         return [task for page in self._pages(desired_status, deadline) for task in self._page(page, deadline)]
 
@@ -94,6 +93,8 @@ class EcsCalls:
 
 def _again(call: Callable[[], T], deadline: float) -> T:
     may_have_happened = False
+    if time.monotonic() > deadline:
+        raise AwsError("ECS took too long to answer all that was to be asked.", kind=Kind.TIMEOUT)
     for pauses in (*_PAUSES_S, None):
         try:
             return call()

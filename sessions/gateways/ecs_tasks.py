@@ -27,7 +27,7 @@ STARTING_PACE_HEARING, READY_PACE_HEARING = (1.0, 10.0), (30.0,)
 AT_ONCE = (0.5,)
 # Who has not been asked about for so long is nobody's any more.
 _FORGET_S = 120.0
-_WAIT_FOR_OTHERS_S = 10.0
+_WAIT_FOR_OTHERS_S = 4.0
 _ENDING = {"DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED", "DELETED"}
 
 
