@@ -12,18 +12,22 @@ from django.views.decorators.http import require_safe
 
 from machines import identities
 from notifications import sns_health
-from sessions.models import Gateway, SupportSession
+from sessions.models import Gateway, Pool, SupportSession
 from sessions.states import GatewayState, State
 
 logger = logging.getLogger(__name__)
 
 # A worker that lives takes up a request within a second or two, and a gateway's next step when it is due.
 BEHIND_S = 15
+# A claim leaves a gap in a pool for a minute or so; for longer, gateways do not start as they should.
+POOL_SHORT_S = 600
 
 
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 `ok`; 200 `degraded` when the worker is behind, the VPN or SNS needs somebody; 503 `down` without a database.
+    """200 `ok`; 200 `degraded` when something of it needs somebody; 503 `down` without a database.
+
+    That is: the worker is behind; for ten minutes fewer gateways were ready than should be; the VPN; SNS.
 
     What they need is for the logs and the admin: this is for anybody.
     """
@@ -31,15 +35,15 @@ def healthz(request: HttpRequest) -> JsonResponse:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         worker = "behind" if _worker_is_behind() else "ok"
+        pool = "short" if _pool_is_short() else "ok"
         vpn = "needs attention" if identities.server_health() else "ok"
         notifications = "needs attention" if sns_health.sentences() else "ok"
     except Error as error:
         logger.error("The database does not answer: %s", type(error).__name__, exc_info=error)
-        return _answer(
-            503, status="down", database="unreachable", worker="unknown", vpn="unknown", notifications="unknown"
-        )
-    status = "ok" if (worker, vpn, notifications) == ("ok", "ok", "ok") else "degraded"
-    return _answer(200, status=status, database="ok", worker=worker, vpn=vpn, notifications=notifications)
+        unknown = dict.fromkeys(("worker", "pool", "vpn", "notifications"), "unknown")
+        return _answer(503, status="down", database="unreachable", **unknown)
+    status = "ok" if {worker, pool, vpn, notifications} == {"ok"} else "degraded"
+    return _answer(200, status=status, database="ok", worker=worker, pool=pool, vpn=vpn, notifications=notifications)
 
 
 def _worker_is_behind() -> bool:
@@ -52,6 +56,12 @@ def _worker_is_behind() -> bool:
             state__in=[GatewayState.WANTED, GatewayState.STARTING, GatewayState.STOPPING], due_at__lt=late
         ).exists()
     )
+
+
+def _pool_is_short() -> bool:
+    """No rescue waits for that alone: it gets a gateway of its own. But those may fail for the same reason."""
+    long_ago = timezone.now() - timedelta(seconds=POOL_SHORT_S)
+    return Pool.objects.filter(size__gt=0, short_since__lt=long_ago).exists()
 
 
 def _answer(status_code: int, **members: str) -> JsonResponse:

@@ -12,9 +12,9 @@ from django.contrib.admin.options import InlineModelAdmin
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 
-from machines.admin import FleetScopedAdmin, LookedAtOnly, RecordAdmin
+from machines.admin import FleetAdmin, FleetScopedAdmin, LookedAtOnly, RecordAdmin
 from machines.models import User
-from sessions import services
+from sessions import pool_rows, services
 from sessions.errors import SupportError
 from sessions.models import (
     Asked,
@@ -23,6 +23,7 @@ from sessions.models import (
     Escalation,
     Gateway,
     GuacamoleConnection,
+    Pool,
     Press,
     RdpCredential,
     SessionEvent,
@@ -81,7 +82,9 @@ class _PressInline(_RecordInline):
 
 class _GatewayInline(_RecordInline):
     model = Gateway
-    fields = readonly_fields = ("attempt", "driver", "state", "wanted_at", "ready_at", "stopped_at", "failure")
+    fields = readonly_fields = (
+        "attempt", "driver", "born_warm", "state", "wanted_at", "ready_at", "claimed_at", "stopped_at", "failure",
+    )  # fmt: skip
 
 
 class _ConnectionInline(_RecordInline):
@@ -172,12 +175,33 @@ class PressAdmin(RecordAdmin):
 
 @admin.register(Gateway)
 class GatewayAdmin(RecordAdmin):
-    fleet_path = "session__fleet"
-    list_display = ["wanted_at", "session", "attempt", "driver", "state", "host", "port", "ready_at", "failure"]
-    list_filter = ["state", "driver", "session__fleet"]
-    list_select_related = ["session__machine"]
+    list_display = ["wanted_at", "whose", "fleet", "attempt", "driver", "state", "host", "port", "ready_at", "failure"]
+    list_filter = ["state", ("session", admin.EmptyFieldListFilter), "born_warm", "driver", "fleet"]
+    list_select_related = ["session__machine", "fleet"]
     search_fields = ["session__machine__serial", "host", "failure"]
     date_hierarchy = "wanted_at"
+
+    @admin.display(description="Session", ordering="session")
+    def whose(self, gateway: Gateway) -> str:
+        if gateway.session is None:
+            return "warm"
+        return f"{gateway.session}, was warm" if gateway.born_warm else str(gateway.session)
+
+
+class _PoolInline(_RecordInline):
+    """On the fleet's page, below its own number of gateways kept ready."""
+
+    model = Pool
+    verbose_name_plural = "gateways kept ready"
+    show_change_link = False
+    fields = readonly_fields = ("size", "reason", "standing", "short_since")
+
+    @admin.display(description="Now")
+    def standing(self, row: Pool) -> str:
+        return pool_rows.standing(row)
+
+
+FleetAdmin.inlines = [_PoolInline, *FleetAdmin.inlines]
 
 
 @admin.register(GuacamoleConnection)

@@ -133,6 +133,12 @@ def give_up(gateway: Gateway, *, failure: str, now: datetime) -> bool:
     return _told(changed, gateway)
 
 
+def give_up_warm(driver: str, *, now: datetime) -> None:
+    """All of a driver's that have no session → stopping: whoever starts next must not take them for ready."""
+    warm = Gateway.objects.filter(session=None, driver=driver, state__in=LIVE_GATEWAY_STATES)
+    warm.update(state=GatewayState.STOPPING, failure="", due_at=now, tries=0)
+
+
 def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:
     """stopping → stopped: the driver has confirmed it. What the keeper left open in the records ends too."""
     with transaction.atomic():

@@ -4,13 +4,14 @@ their own, one would start what another stops.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
 
 from machines.models import Fleet, Machine
 from sessions import pool
@@ -122,6 +123,22 @@ def failures_in_a_row(driver: str, *, now: datetime) -> int:
     """How many warm gateways of this driver failed since the last good one, whichever fleets they were for."""
     newest = Gateway.objects.filter(born_warm=True, driver=driver).order_by("-wanted_at")[:_FAILURES_SEEN]
     return pool.failures_in_a_row(newest, now=now)
+
+
+def standing(row: Pool) -> str:
+    """What there is of a fleet's warm gateways now, and why there are fewer than wanted, for the admin."""
+    warm = Gateway.objects.filter(fleet=row.pk, session=None).select_related(None)
+    states = Counter(warm.exclude(state=GatewayState.STOPPED).values_list("state", flat=True))
+    ready, pending = states[GatewayState.READY], states[GatewayState.WANTED] + states[GatewayState.STARTING]
+    said = [f"{ready} ready, {pending} starting, {states[GatewayState.STOPPING]} stopping."]
+    failed = Gateway.objects.filter(born_warm=True, driver=settings.GATEWAY).exclude(failure="")
+    last = failed.order_by("-wanted_at").first() if ready < row.size else None
+    if last is not None and row.short_since is not None:
+        said.append(f"The last one that failed: {last.failure}")
+    waiting = warm.filter(state=GatewayState.WANTED, due_at__gt=timezone.now()).order_by("due_at").first()
+    if waiting is not None:
+        said.append(f"The next try is at {timezone.localtime(waiting.due_at):%H:%M:%S}.")
+    return " ".join(said)
 
 
 def erase_old(*, now: datetime) -> None:

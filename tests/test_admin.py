@@ -50,6 +50,7 @@ from sessions.models import (
     ConnectionProfile,
     Gateway,
     GuacamoleConnection,
+    Pool,
     Press,
     RdpCredential,
     SupportSession,
@@ -88,6 +89,7 @@ def full() -> dict[str, str]:
     GuacamoleConnection.objects.create(
         session=session, gateway=gateway, hostname="127.64.0.1", port=3389, connection_id=CONNECTION_ID
     )
+    Pool.objects.create(fleet=session.fleet, size=1, reason="This fleet's own number.")
     ConnectionProfile.objects.create(name="North's", fleet=fleet())
     token = fleet_services.issue_token(session.machine)
     identity = identities.issue_identity(session.machine)

@@ -22,9 +22,9 @@ from machines.models import Fleet
 from portal.asgi import application as public_application
 from portal.machine_asgi import application as machine_application
 from sessions.gateway_passes import BUSY, GatewayPasses
-from sessions.models import SupportSession
+from sessions.models import Pool, SupportSession
 from tests.sessions.machine_face import Caller, caller_of
-from tests.sessions.rescues import press
+from tests.sessions.rescues import machine, press
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -54,7 +54,7 @@ def _patterns(resolver: Any, before: str) -> Iterator[tuple[str, URLPattern]]:
 MACHINE = [address for address in addresses(settings.MACHINE_URLCONF) if address not in ON_BOTH]
 PUBLIC = [address for address in addresses(settings.ROOT_URLCONF) if address not in ON_BOTH]
 HOST = {"Host": "127.0.0.1:8000"}
-HEALTHY = {"status": "ok", "database": "ok", "worker": "ok", "vpn": "ok", "notifications": "ok"}
+HEALTHY = dict.fromkeys(("status", "database", "worker", "pool", "vpn", "notifications"), "ok")
 
 
 def test_walk_of_the_urlconfs_finds_the_calls() -> None:
@@ -130,6 +130,16 @@ def test_fleet_without_a_free_gateway_is_no_fault_of_the_worker(health: Any) -> 
     GatewayPasses("worker", lambda: a_minute_ago).run()
     assert SupportSession.objects.get().notice == BUSY
     assert health().json["worker"] == "ok"
+
+
+def test_pool_that_does_not_fill_is_told_after_a_while(health: Any) -> None:
+    row = Pool.objects.create(fleet=machine().fleet, size=2, short_since=timezone.now() - timedelta(seconds=300))
+    assert health().json == HEALTHY
+    Pool.objects.update(short_since=timezone.now() - timedelta(seconds=900))
+    answer = health()
+    assert (answer.status, answer.json["status"], answer.json["pool"]) == (200, "degraded", "short")
+    Pool.objects.filter(pk=row.pk).update(size=0)
+    assert health().json == HEALTHY
 
 
 def test_vpn_that_will_lock_everybody_out_is_told(health: Any) -> None:

@@ -19,11 +19,13 @@ import uvloop
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+from django.utils import timezone
 
 from notifications import live, sns
 from notifications.sender import start_pusher
 from portal.websockets import BoundedWebSocketProtocol
-from sessions import bell
+from sessions import bell, gateway_rows
 from sessions.api import waiting
 from sessions.gateways.base import GatewayError, get_driver
 from sessions.signs_of_life import SignOfLife
@@ -181,6 +183,8 @@ class Command(BaseCommand):
 
     def _stop_gateways(self) -> None:
         driver = get_driver(settings.GATEWAY)
+        with contextlib.suppress(DatabaseError):  # they are stopped all the same, and missed by the next start
+            gateway_rows.give_up_warm(settings.GATEWAY, now=timezone.now())
         try:
             attempts = driver.running()
             for attempt in attempts:
