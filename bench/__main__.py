@@ -1,4 +1,4 @@
-"""`python -m bench list | run NAME… | all`: measures against limits and peers; figures in bench/results."""
+"""`python -m bench list | run NAME… | all | idle`: measures against limits and peers; figures in bench/results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ def main() -> int:
     run.add_argument("names", nargs="+", choices=MEASUREMENTS, metavar="NAME")
     commands.add_parser("all", help="measure everything, one after the other")
     commands.add_parser("table", help="print what was measured last")
+    idle = commands.add_parser("idle", help="keep quiet lines open for long under Global Accelerator's cuts")
+    idle.add_argument("--minutes", type=float, default=60, help="how long (default: 60)")
     options = parser.parse_args()
+    if options.command == "idle":
+        from bench.idle import measure
+
+        figures.keep("idle", measure(options.minutes))
+        print(figures.table(["idle"]))
+        return 0
     if options.command == "list":
         for name in MEASUREMENTS:
             print(f"{name:8} {(importlib.import_module(f'bench.{name}').__doc__ or '').splitlines()[0]}")

@@ -60,11 +60,11 @@ class Server(Installation):
         """Has bench/rows.py make or read rows, in a process with the server's environment."""
         return json.loads(self._run("-m", "bench.rows", what, stdin=json.dumps(values)))
 
-    def ticket(self, session_id: str) -> str:
+    def ticket(self, session_id: str, *, role: str = "controller") -> str:
         """A ticket for the desktop of a session that Alice has claimed."""
         request = urllib.request.Request(
             f"{self.address}/api/v1/sessions/{session_id}/attachments/",
-            data=b'{"role": "controller"}',
+            data=json.dumps({"role": role}).encode(),
             headers={"Cookie": self.cookie, "X-CSRFToken": _CSRF, "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:

@@ -72,12 +72,22 @@ class Guacd:
 class WebSocket:
     """A WebSocket that speaks text; its masking key is zero, so that masking is free."""
 
-    def __init__(self, port: int, path: str, *, origin: str = "", cookie: str = "", receive_buffer: int = 0) -> None:
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        *,
+        origin: str = "",
+        cookie: str = "",
+        protocol: str = "guacamole",
+        receive_buffer: int = 0,
+    ) -> None:
         self.socket = connect(port, receive_buffer=receive_buffer)
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [
             f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket", "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: guacamole",
+            f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13",
+            *([f"Sec-WebSocket-Protocol: {protocol}"] if protocol else []),
             *([f"Origin: {origin}"] if origin else []), *([f"Cookie: {cookie}"] if cookie else []),
         ]  # fmt: skip
         self.socket.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
