@@ -1,6 +1,8 @@
 """Is what runs in this container well? Ends with 0 if so, else with 1 and a sentence.
 
-    healthy.py http://127.0.0.1:8000/healthz    a face answers 200; `degraded` is well, since a new start cures none of it
+    healthy.py http://127.0.0.1:8000/healthz    a face answers 200, `degraded` or not: a start cures none of that
+    healthy.py machines                         the machines' face does so at the server's address in VPN_NETWORK; while
+                                                OpenVPN is away there is no such address, and nothing to be unwell
     healthy.py alive                            a worker or keeper holds its sign of life in STATE_DIR/processes
 
 Standard library only: it runs every few seconds and must cost nothing.
@@ -8,8 +10,11 @@ Standard library only: it runs every few seconds and must cost nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import ipaddress
 import os
+import socket
 import sys
 import urllib.request
 from pathlib import Path
@@ -22,9 +27,24 @@ def check(what: str) -> str:
     """What is wrong, in a sentence; empty when all is well."""
     if what == "alive":
         return _holds_its_sign_of_life(Path(os.environ.get("STATE_DIR", "/var/lib/portafilter")) / "processes")
+    if what == "machines":
+        return _machines_face(os.environ.get("VPN_NETWORK", ""))
     if what.startswith("http://"):
         return _answers(what)
-    return f"Found {what!r}, expected 'alive' or an http:// address."
+    return f"Found {what!r}, expected 'alive', 'machines' or an http:// address."
+
+
+def _machines_face(network: str) -> str:
+    try:
+        address = ipaddress.IPv4Network(network)[1]  # machines.vpn.networks.server_address
+    except (ValueError, IndexError):
+        return f"VPN_NETWORK: found {network!r}, expected an IPv4 network."
+    with socket.socket() as trial:
+        try:
+            trial.bind((str(address), 0))
+        except OSError as error:
+            return "" if error.errno == errno.EADDRNOTAVAIL else f"{address} cannot be used: {error.strerror}."
+    return _answers(f"http://{address}:8001/healthz")
 
 
 def _answers(url: str) -> str:
