@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -67,8 +66,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-aws")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     settings.SMS, settings.AWS_REGION = "sns", REGION
-    # In every thread, and the tests' only.
-    monkeypatch.setattr(sns, "_of_thread", threading.local())
+    sns._aws.cache_clear()
 
 
 @pytest.fixture
@@ -143,7 +141,13 @@ REFUSALS: list[tuple[int, str, str, str, bool]] = [
     (400, "ThrottledException", "Rate exceeded", "takes no more at the moment", False),
     (429, "TooManyRequests", "", "takes no more at the moment", False),
     (400, "NotSupported", "SMS is not supported here", "AWS_REGION", True),
-    (403, "AuthorizationError", f"User: me is not authorized on {PHONE}", "may not do this on text messages", True),
+    (
+        403,
+        "AuthorizationError",
+        f"User: me is not authorized on {PHONE}",
+        "Allow sns:Publish on text messages (Resource *) in eu-west-1 (AWS_REGION).",
+        True,
+    ),
     (403, "ExpiredToken", "The security token included in the request is expired", "have expired", False),
     (403, "InvalidClientTokenId", "The security token included in the request is invalid", "does not know", True),
     (403, "SignatureDoesNotMatch", "The signature we calculated does not match", "does not know", True),
@@ -175,9 +179,9 @@ def test_refused_text_message_reads_as_one_sentence(
 @pytest.mark.parametrize(
     ("code", "status", "expected"),
     [
-        ("NotFound", 404, f"sns:Publish: NOTIFY_SNS_TOPIC names what is not there in {REGION}."),
-        ("AuthorizationError", 403, "may not do this on the topic in NOTIFY_SNS_TOPIC."),
-        ("InvalidParameter", 400, "look at what NOTIFY_SNS_TOPIC names."),
+        ("NotFound", 404, f"sns:Publish: NOTIFY_SNS_TOPIC names what is not there in {REGION}: the topic."),
+        ("AuthorizationError", 403, f"Allow sns:Publish on the topic in {REGION}."),
+        ("InvalidParameter", 400, "look at NOTIFY_SNS_TOPIC."),
         ("KMSAccessDenied", 400, "refused it (KMSAccessDenied)"),
     ],
 )
@@ -220,22 +224,6 @@ def test_missing_credentials_are_said(monkeypatch: pytest.MonkeyPatch, aws: Aws)
     with pytest.raises(DeliveryError, match="AWS credentials") as refused:
         sns.publish(topic_of(TOPIC), "{}")
     assert refused.value.permanent and aws.asked == []
-
-
-def test_thread_has_one_client_until_its_credentials_expire(aws: Aws) -> None:
-    sns.publish(topic_of(TOPIC), "{}")
-    first = sns._client(REGION)
-    sns.publish(topic_of(TOPIC), "{}")
-    assert sns._client(REGION) is first
-    elsewhere: list[object] = []
-    thread = Thread(target=lambda: elsewhere.append(sns._client(REGION)))
-    thread.start()
-    thread.join()
-    assert elsewhere[0] is not first
-    aws.status, aws.code = 403, "ExpiredToken"
-    with pytest.raises(DeliveryError):
-        sns.publish(topic_of(TOPIC), "{}")
-    assert sns._client(REGION) is not first
 
 
 def test_aws_is_not_loaded_until_it_is_called() -> None:

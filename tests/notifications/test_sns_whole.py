@@ -103,7 +103,7 @@ def cloud(moto: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
     # Nobody waits that long in these tests: what arrives, SNS has brought.
     settings.NOTIFY_VIA, settings.NOTIFY_SNS_TOPIC, settings.SNS_GRACE_S = "sns", TOPIC, 60
     settings.SMS, settings.AWS_REGION = "sns", REGION
-    monkeypatch.setattr(channel, "_of_thread", threading.local())
+    channel._aws.cache_clear()
     requests.post(f"{moto}/moto-api/reset", timeout=5)
     client = boto3.client("sns", region_name=REGION)
     assert client.create_topic(Name="portafilter", Attributes={"SignatureVersion": "2"})["TopicArn"] == TOPIC
