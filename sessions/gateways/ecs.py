@@ -91,10 +91,12 @@ class EcsGateways:
             else:
                 self._unanswered.pop(attempt_id, None)
             raise ecs_words.of_error(error) from error
-        self._unanswered.pop(attempt_id, None)
+        failures = answer.get("failures") or []
         task = next(filter(None, map(ecs_tasks.parse, answer.get("tasks") or [])), None)
+        if task is not None or failures:
+            self._unanswered.pop(attempt_id, None)
         if task is None:
-            words = ecs_words.of_failures(answer.get("failures") or [])
+            words = ecs_words.of_failures(failures)
             return GatewayStatus("failed", detail=words.detail, record=words.record)
         self._tasks.learn(task, attempt=attempt_id)
         return self._look_on(attempt_id, self._new_handle(task.arn), task)

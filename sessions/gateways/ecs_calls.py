@@ -20,6 +20,8 @@ _PAUSES_S = ((0.2, 0.8), (0.6, 2.0))
 _WORTH_ANOTHER_TRY = {Kind.THROTTLED, Kind.FAILED, Kind.TIMEOUT, Kind.UNREACHABLE, Kind.EXPIRED}
 # After so many pages something is wrong; a cluster holds 5,000 container instances (ECS service quotas).
 _PAGES = 200
+# What a proxy says in AWS' place would else read as: there are none.
+_NO_ANSWER = ", which is no answer of ECS. Look at AWS_ENDPOINT_URL and at proxies."
 
 T = TypeVar("T")
 
@@ -55,7 +57,11 @@ class EcsCalls:
             ),
             deadline,
         )  # fmt: skip
-        return list(answer.get("tasks") or [])
+        tasks = list(answer.get("tasks") or [])
+        # AWS answers for each of them: what it does not know is a failure with the reason MISSING.
+        if len(tasks) + len(answer.get("failures") or []) < len(arns):
+            raise AwsError(f"ecs:DescribeTasks: found {len(tasks)} of {len(arns)} tasks{_NO_ANSWER}", kind=Kind.FAILED)
+        return tasks
 
     def stop(self, arn: str, *, reason: str, deadline: float) -> dict[str, Any]:
         """Tells a task to stop; the task as it is then, which is seldom stopped yet."""
@@ -85,7 +91,9 @@ class EcsCalls:
                 ),
                 deadline,
             )  # fmt: skip
-            yield list(answer.get("taskArns") or [])
+            if "taskArns" not in answer:
+                raise AwsError(f"ecs:ListTasks: found no list of tasks{_NO_ANSWER}", kind=Kind.FAILED)
+            yield list(answer["taskArns"])
             if not answer.get("nextToken"):
                 return
             more = {"nextToken": answer["nextToken"]}

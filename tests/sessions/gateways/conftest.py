@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
+from machines.aws import Aws
 from sessions.gateways import probe
 from sessions.gateways.base import GatewayDriver, GatewayRequest, GatewayStatus, StillStopping
 from sessions.gateways.ecs import EcsGateways
@@ -101,8 +102,16 @@ def shared_ecs() -> Iterator[FakeEcs]:
         yield fake
 
 
+@pytest.fixture(scope="package")
+def shared_aws(shared_ecs: FakeEcs) -> Aws:
+    """Its clients are made once: boto3 takes a third of a second for one."""
+    return Aws(shared_ecs.region)
+
+
 @pytest.fixture
-def fake_ecs(shared_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEcs]:
+def fake_ecs(
+    shared_ecs: FakeEcs, shared_aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeEcs]:
     """An ECS of an installation of its own, chosen by the settings, which nothing is left in afterwards."""
     for name, value in shared_ecs.surroundings.items():
         monkeypatch.setenv(name, value)
@@ -110,6 +119,7 @@ def fake_ecs(shared_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.Monkey
         is_list = name in ("ECS_SUBNETS", "ECS_SECURITY_GROUPS")
         setattr(settings, name, value.split(",") if is_list else value)
     settings.INSTALLATION = f"test-{uuid.uuid4()}"
+    monkeypatch.setattr("sessions.gateways.ecs.Aws", lambda *args, **kwargs: shared_aws)
     # The fake is quicker than AWS, and so are looks at it.
     monkeypatch.setattr("sessions.gateways.ecs_tasks.STARTING_PACE", (0.05,))
     yield shared_ecs
