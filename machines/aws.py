@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -29,6 +30,7 @@ _ACTION_PREFIXES = {"iot-data": "iot", "elbv2": "elasticloadbalancing"}
 _CLOCKS_DIFFER = timedelta(minutes=4, seconds=30)
 # Shadows are answered as streams; they have 8 KiB a part.
 _STREAM_LIMIT = 256 * 1024
+_LOOK_AGAIN_S = 10.0
 
 
 class Kind(StrEnum):
@@ -103,7 +105,7 @@ class Aws:
     """Clients of one region, for any number of threads; each is made when it is first needed.
 
     `setting` is the one that the region comes from. A call waits `connect_s` for a connection and then `answer_s` for
-    each part of its answer. Credentials that have expired are read anew with the next call.
+    each part of its answer. Credentials that have expired are read anew with the next call, unknown ones every 10 s.
     """
 
     def __init__(self, region: str, *, setting: str = "AWS_REGION", connect_s: float = 2, answer_s: float = 4) -> None:
@@ -112,6 +114,7 @@ class Aws:
         self._setting = setting
         self._lock = threading.Lock()
         self._session: Any = None
+        self._made_at = 0.0
         self._clients: dict[str, Any] = {}
 
     def call(self, service: str, name: str, /, *, about: str, setting: str, **arguments: Any) -> dict[str, Any]:
@@ -133,14 +136,13 @@ class Aws:
             return {key: _read(value) for key, value in answer.items()}
         except ClientError as error:
             refused = words.refused(error.response)
-            if refused.kind is Kind.EXPIRED:
-                self._forget(client)
+            self._forget(client, refused.kind)
             raise refused from error
-        except (BotoCoreError, ResponseParserError) as error:
-            raise words.unanswered(error) from error
-        except (AttributeError, ValueError) as error:
-            # A boto3 that is too old for the call, or an AWS_ENDPOINT_URL that is none.
-            raise words.unanswered(error) from error
+        except (BotoCoreError, ResponseParserError, AttributeError, ValueError) as error:
+            # The last two: a boto3 that is too old for the call, or an AWS_ENDPOINT_URL that is none.
+            unanswered = words.unanswered(error)
+            self._forget(client, unanswered.kind)
+            raise unanswered from error
 
     def _client(self, service: str) -> Any:
         with self._lock:
@@ -154,7 +156,7 @@ class Aws:
 
         # Clients may be shared between threads, but not be made by several at once from one session.
         if self._session is None:
-            self._session = boto3.session.Session()
+            self._session, self._made_at = boto3.session.Session(), time.monotonic()
         config = Config(
             connect_timeout=self.connect_s,
             read_timeout=self.answer_s,
@@ -165,10 +167,16 @@ class Aws:
         )
         return self._session.client(service, region_name=self.region, config=config)
 
-    def _forget(self, client: Any) -> None:
-        """Clients made with credentials that have expired; those that another thread has renewed stay."""
+    def _forget(self, client: Any, kind: Kind) -> None:
+        """Clients whose credentials are no good any more; those that another thread has renewed stay.
+
+        Credentials that were never good may be put right, too, but to look for them costs seconds where there are none.
+        """
+        if kind not in {Kind.EXPIRED, Kind.NO_CREDENTIALS, Kind.UNKNOWN_CREDENTIALS}:
+            return
         with self._lock:
-            if any(client is one for one in self._clients.values()):
+            is_ours = any(client is one for one in self._clients.values())
+            if is_ours and (kind is Kind.EXPIRED or time.monotonic() - self._made_at > _LOOK_AGAIN_S):
                 self._session, self._clients = None, {}
 
 

@@ -10,16 +10,17 @@ on an existing one is refused by AWS if it differs, but silently replaces it, sh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 from django.utils.text import slugify
 
+from machines.aws import Aws, AwsError, Kind
 from machines.models import Machine
 from machines.telemetry.answers import CANDIDATES_LIMIT, AnswerError, read_duty, read_json, read_last_word
-from machines.telemetry.aws import Aws, AwsError
 from machines.telemetry.base import Duty, Invitation, LastWord, MachineUnknown, Profile, TelemetryError
 
 SHADOW = "remote-desktop"
@@ -27,6 +28,28 @@ SHADOW = "remote-desktop"
 _SHADOW_LIMIT = 8 * 1024
 _JOB_MINUTES = 15  # as long as a code is good for
 _WAITING, _AT_IT, _DONE = {"QUEUED"}, {"IN_PROGRESS"}, {"SUCCEEDED"}
+_TAKEN = "ResourceAlreadyExistsException"
+# What a thing's name comes from.
+_NAMED_BY = "IOT_THING_NAME"
+
+
+@contextmanager
+def _as_telemetry() -> Iterator[None]:
+    """What AWS refuses is never final here: somebody may put it right before the next try."""
+    try:
+        yield
+    except AwsError as error:
+        raise TelemetryError(str(error)) from error
+
+
+@contextmanager
+def _unless_taken() -> Iterator[None]:
+    """Making what somebody else has made meanwhile is no failure."""
+    try:
+        yield
+    except AwsError as error:
+        if error.code != _TAKEN:
+            raise
 
 
 class IotCoreTelemetry:
@@ -39,6 +62,7 @@ class IotCoreTelemetry:
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
+    @_as_telemetry()
     def who_is_responsible(self, machine: Machine, *, now: datetime) -> Duty:
         attributes = self._thing(machine)["attributes"]
         found: dict[str, str] = {}
@@ -52,6 +76,7 @@ class IotCoreTelemetry:
             words = f"The attributes operator and next of thing {thing_name(machine)} are not what was agreed: {error}."
             raise TelemetryError(words) from None
 
+    @_as_telemetry()
     def last_word(self, machine: Machine) -> LastWord | None:
         document = self._shadow(machine)
         reported = _object(_object(document.get("state")).get("reported"))
@@ -72,6 +97,7 @@ class IotCoreTelemetry:
         """Never: a private key has no business in AWS. See `invite`."""
         raise TelemetryError("A profile with a private key does not go through IoT Core.", permanent=True)
 
+    @_as_telemetry()
     def invite(self, machine: Machine, invitation: Invitation) -> None:
         """Sees to it that the machine's job is there; once the machine is at it, the code is in its shadow."""
         execution = self._execution(machine, invitation)
@@ -87,6 +113,7 @@ class IotCoreTelemetry:
             words = f"{machine.serial} did not enrol: its job {job_id(invitation)} ended as {status[:40]}."
             raise TelemetryError(words, permanent=True)
 
+    @_as_telemetry()
     def end_invitation(self, machine: Machine, invitation: Invitation, *, profile_version: str) -> None:
         """The machine has enrolled: the code goes, and its new profile's version stands in the shadow."""
         self._set_enrolment(machine, None, profile_version=profile_version)
@@ -117,15 +144,17 @@ class IotCoreTelemetry:
             raise TelemetryError(words, permanent=True)
         name = thing_name(machine)
         arguments = {"thingName": name, "shadowName": SHADOW, "payload": payload}
-        self._aws.call("iot-data", "UpdateThingShadow", f"thing {name}", **arguments)
+        self._aws.call("iot-data", "UpdateThingShadow", about=f"thing {name}", setting=_NAMED_BY, **arguments)
 
     def _execution(self, machine: Machine, invitation: Invitation) -> Mapping[str, Any] | None:
         name = thing_name(machine)
         try:
             arguments = {"jobId": job_id(invitation), "thingName": name}
-            answer = self._aws.call("iot", "DescribeJobExecution", f"thing {name}", **arguments)
+            answer = self._aws.call(
+                "iot", "DescribeJobExecution", about=f"thing {name}", setting=_NAMED_BY, **arguments
+            )
         except AwsError as error:
-            if error.code == "ResourceNotFoundException":
+            if error.kind is Kind.NOT_FOUND:
                 return None
             raise
         return _object(answer.get("execution"))
@@ -137,11 +166,12 @@ class IotCoreTelemetry:
             "address": invitation.address,
             "shadow": SHADOW,
         }
-        try:
+        with _unless_taken():  # by an earlier try whose answer was lost
             self._aws.call(
                 "iot",
                 "CreateJob",
-                f"job {job_id(invitation)}",
+                about=f"job {job_id(invitation)}",
+                setting=_NAMED_BY,
                 jobId=job_id(invitation),
                 targets=[arn],
                 document=json.dumps(document),
@@ -149,9 +179,6 @@ class IotCoreTelemetry:
                 targetSelection="SNAPSHOT",
                 timeoutConfig={"inProgressTimeoutInMinutes": _JOB_MINUTES},
             )
-        except AwsError as error:
-            if error.code != "ResourceAlreadyExistsException":  # an earlier try whose answer was lost
-                raise
 
     # --- things and shadows -------------------------------------------------------------------------------------------
 
@@ -159,9 +186,9 @@ class IotCoreTelemetry:
         """The machine's thing. Raises MachineUnknown when there is none, or it is another fleet's."""
         name = thing_name(machine)
         try:
-            thing: dict[str, Any] = self._aws.call("iot", "DescribeThing", f"thing {name}", thingName=name)
+            thing = self._aws.call("iot", "DescribeThing", about=f"thing {name}", setting=_NAMED_BY, thingName=name)
         except AwsError as error:
-            if error.code == "ResourceNotFoundException":
+            if error.kind is Kind.NOT_FOUND:
                 words = f"Found no thing {name} in {settings.AWS_REGION} (AWS_REGION, IOT_THING_NAME)."
                 raise MachineUnknown(words) from None
             raise
@@ -189,7 +216,8 @@ class IotCoreTelemetry:
             self._aws.call(
                 "iot",
                 "UpdateThing",
-                f"thing {name}",
+                about=f"thing {name}",
+                setting=_NAMED_BY,
                 thingName=name,
                 attributePayload={"attributes": wanted, "merge": True},
                 expectedVersion=thing["version"],
@@ -198,35 +226,39 @@ class IotCoreTelemetry:
 
     def _create_thing(self, name: str, attributes: dict[str, str]) -> None:
         kind = settings.IOT_THING_TYPE
-        try:
-            self._aws.call("iot", "DescribeThingType", f"thing type {kind}", thingTypeName=kind)
-        except AwsError as error:
-            if error.code != "ResourceNotFoundException":
-                raise
-            self._create(
-                "CreateThingType",
-                f"thing type {kind}",
-                thingTypeName=kind,
-                thingTypeProperties={"searchableAttributes": ["operator", "fleet", "site"]},
-            )
+        self._have_thing_type(kind)
         payload = {"attributes": attributes}
-        self._create("CreateThing", f"thing {name}", thingName=name, thingTypeName=kind, attributePayload=payload)
+        with _unless_taken():
+            self._aws.call(
+                "iot",
+                "CreateThing",
+                about=f"thing {name}",
+                setting=_NAMED_BY,
+                thingName=name,
+                thingTypeName=kind,
+                attributePayload=payload,
+            )
 
-    def _create(self, call: str, what: str, **arguments: Any) -> None:
+    def _have_thing_type(self, kind: str) -> None:
+        what = {"about": f"thing type {kind}", "setting": "IOT_THING_TYPE"}
         try:
-            self._aws.call("iot", call, what, **arguments)
+            self._aws.call("iot", "DescribeThingType", **what, thingTypeName=kind)
         except AwsError as error:
-            if error.code != "ResourceAlreadyExistsException":  # somebody was faster
+            if error.kind is not Kind.NOT_FOUND:
                 raise
+            properties = {"searchableAttributes": ["operator", "fleet", "site"]}
+            with _unless_taken():
+                self._aws.call("iot", "CreateThingType", **what, thingTypeName=kind, thingTypeProperties=properties)
 
     def _shadow(self, machine: Machine) -> Mapping[str, Any]:
         """The whole shadow document; empty where there is none."""
         name = thing_name(machine)
         try:
-            answer = self._aws.call("iot-data", "GetThingShadow", f"thing {name}", thingName=name, shadowName=SHADOW)
-            return read_json(answer["payload"].read(8 * _SHADOW_LIMIT))
+            arguments = {"thingName": name, "shadowName": SHADOW}
+            answer = self._aws.call("iot-data", "GetThingShadow", about=f"thing {name}", setting=_NAMED_BY, **arguments)
+            return read_json(answer["payload"][: 8 * _SHADOW_LIMIT])
         except AwsError as error:
-            if error.code == "ResourceNotFoundException":
+            if error.kind is Kind.NOT_FOUND:
                 return {}
             raise
         except AnswerError as error:

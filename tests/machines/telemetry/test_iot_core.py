@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import threading
@@ -15,10 +14,10 @@ import pytest
 from django.test import override_settings
 from pytest_django.fixtures import Settings
 
-from machines import enrolment, identities
+from machines import aws, enrolment, identities
 from machines.models import EnrolmentCode, Machine, ProfileDelivery, SecurityEvent, VpnIdentity
 from machines.profile_passes import ProfilePasses, request_profile
-from machines.telemetry import asking, aws, iot_core
+from machines.telemetry import asking, iot_core
 from machines.telemetry.base import Invitation, InvitingDriver, MachineUnknown, Profile, TelemetryError
 from machines.telemetry.iot_core import IotCoreTelemetry
 from tests.machines.cast import new_machine
@@ -51,12 +50,10 @@ def aws_of_the_tests() -> Iterator[Iot]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        credentials(patch, AWS_ENDPOINT_URL=f"http://{host}:{port}")
-        with override_settings(AWS_REGION=REGION):
-            iot = Iot(iot_backends[DEFAULT_ACCOUNT_ID][REGION], f"http://{host}:{port}")
     try:
-        yield iot
+        with pytest.MonkeyPatch.context() as patch, override_settings(AWS_REGION=REGION):
+            credentials(patch, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+            yield Iot(iot_backends[DEFAULT_ACCOUNT_ID][REGION], f"http://{host}:{port}")
     finally:
         server.stop()
 
@@ -376,7 +373,7 @@ class StrictAws:
         # Called before each call: somebody else who is faster.
         self.meanwhile: dict[str, Any] = {}
 
-    def call(self, service: str, name: str, what: str, **given: Any) -> Any:
+    def call(self, service: str, name: str, /, *, about: str, setting: str, **given: Any) -> Any:
         import re
 
         self.calls.append(name)
@@ -434,7 +431,7 @@ class StrictAws:
 
     def on_GetThingShadow(self, thingName: str, shadowName: str) -> Any:
         shadow = self.found(self.shadows, thingName)
-        return {"payload": io.BytesIO(json.dumps({"state": shadow}).encode())}
+        return {"payload": json.dumps({"state": shadow}).encode()}
 
     def on_UpdateThingShadow(self, thingName: str, shadowName: str, payload: bytes) -> Any:
         assert len(payload) <= 8 * 1024
@@ -449,7 +446,7 @@ class StrictAws:
     @staticmethod
     def found(where: dict[str, Any], name: str) -> Any:
         if name not in where:
-            raise aws.AwsError("not found", code="ResourceNotFoundException")
+            raise aws.AwsError("not found", kind=aws.Kind.NOT_FOUND)
         return where[name]
 
 
@@ -565,22 +562,26 @@ def test_what_aws_refuses_is_one_sentence_that_names_call_and_setting(refusing: 
             "may not do that. Allow iot:DescribeThing on thing north-A1 in eu-west-1 (AWS",
         ),
         ("ForbiddenException", 403, "Allow iot:DescribeThing on thing north-A1"),
-        ("ExpiredTokenException", 403, "the AWS credentials of this installation have expired. Renew them."),
+        ("ExpiredTokenException", 403, "have expired. Renew them."),
         (
             "UnrecognizedClientException",
             403,
-            "(AWS_REGION), or this computer's clock is wrong.",
+            "AWS does not know the AWS credentials of this process",
         ),
-        ("InvalidSignatureException", 403, "are not known in eu-west-1 (AWS_REGION)"),
-        ("ThrottlingException", 429, "it takes no more calls just now (ThrottlingException)."),
-        ("InternalFailureException", 500, "it failed (InternalFailureException); another try may do."),
-        ("InvalidRequestException", 400, "does not take what was asked of thing north-A1 in eu-west-1 (AWS_REGION)"),
+        ("InvalidSignatureException", 403, "or not in eu-west-1 (AWS_REGION)."),
+        ("ThrottlingException", 429, "IoT Core takes no more at the moment (ThrottlingException)."),
+        ("InternalFailureException", 500, "IoT Core failed (InternalFailureException); another try may do."),
+        (
+            "InvalidRequestException",
+            400,
+            "refused it (InvalidRequestException) for thing north-A1 in eu-west-1 (AWS_REGION); look at IOT_THING_",
+        ),
     ]:
         refusing.code, refusing.status = code, status
         with pytest.raises(TelemetryError) as found:
             driver.who_is_responsible(machine, now=NOW)
         text = str(found.value)
-        assert text.startswith("IoT Core, DescribeThing: ")
+        assert text.startswith("iot:DescribeThing: ")
         assert words in text
         assert "123456789012" not in text
         assert not found.value.permanent
@@ -592,7 +593,7 @@ def test_aws_without_credentials_or_region_says_so(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     machine = new_machine()
-    with pytest.raises(TelemetryError, match="found no AWS credentials, expected a role of this computer"):
+    with pytest.raises(TelemetryError, match="found no whole set of the AWS credentials"):
         IotCoreTelemetry().who_is_responsible(machine, now=NOW)
     settings.AWS_REGION = ""
     with pytest.raises(TelemetryError, match="AWS_REGION: found nothing, expected the region"):
@@ -608,12 +609,12 @@ def test_region_without_iot_core_is_named(settings: Settings, monkeypatch: pytes
         IotCoreTelemetry().last_word(machine)
 
 
-def test_aws_that_says_nothing_is_given_up(refusing: Refusing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aws, "_ANSWER_S", 0.1)
+def test_aws_that_says_nothing_is_given_up(refusing: Refusing) -> None:
     refusing.is_silent = True
-    machine = new_machine()
+    machine, driver = new_machine(), IotCoreTelemetry()
+    driver._aws.answer_s = 0.1
     with pytest.raises(TelemetryError, match=r"did not answer within 0\.1 s"):
-        IotCoreTelemetry().who_is_responsible(machine, now=NOW)
+        driver.who_is_responsible(machine, now=NOW)
 
 
 def test_mapping_of_nothing_is_nothing() -> None:
