@@ -157,8 +157,10 @@ class FakeEcs:
             self.api.lag_s, self._killer = 0.0, None
 
     def kill(self, pid: int, *, before: int = 0, after: int = 0) -> None:
-        """kill -9 for the process `pid` when the request of this number has come, counted from now on: before it has
-        any effect, or after it, its answer being unsent."""
+        """kill -9 for the process `pid` at the request of this number, counted from now on.
+
+        `before`: the request has no effect. `after`: it has, and its answer is never sent.
+        """
         with self._arrived:
             number, when = (before, "before") if before else (after, "after")
             self._killer = (pid, len(self.calls) + number, when)
@@ -245,7 +247,8 @@ class FakeEcs:
             self._note(name, arguments, fault.code)
             return fault.status, wire.json.dumps(fault.body).encode()
         number = self._note(name, arguments, "" if answer == Answer.GOOD else answer.value)
-        self._strike(number, "before")
+        if self._strike(number, "before"):
+            return None
         try:
             if answer in _FAULTS and answer not in _DONE_FIRST:
                 raise _fault(answer)
@@ -314,14 +317,16 @@ class FakeEcs:
             if fault.status == 400:
                 self.refused.append(f"{call.name}: {fault.code}: {fault}")
 
-    def _strike(self, number: int, when: str) -> None:
+    def _strike(self, number: int, when: str) -> bool:
+        """Whether somebody was killed: nobody waits for an answer any more."""
         with self._arrived:
             killer = self._killer
             if killer is None or killer[1:] != (number, when):
-                return
+                return False
             self._killer = None
         with contextlib.suppress(ProcessLookupError):
             os.kill(killer[0], signal.SIGKILL)
+        return True
 
 
 class _Server(ThreadingHTTPServer):

@@ -54,8 +54,13 @@ def write(operation: OperationModel, answer: dict[str, Any]) -> bytes:
     return json.dumps(answer, default=_plain).encode()
 
 
-def check_signature(method: str, path: str, headers: dict[str, str], body: bytes, *, secrets: dict[str, str]) -> str:
-    """The region that a request is signed for, its service being right. Raises AwsFault as AWS does."""
+def check_signature(
+    method: str, path: str, headers: dict[str, str], body: bytes, *, secrets: dict[str, str], of: str = ""
+) -> str:
+    """The region that a request is signed for, its service being right. Raises AwsFault as AWS does.
+
+    `of` is the service's name in signatures; empty: ECS or SQS, by what is called.
+    """
     scheme, _, rest = headers.get("authorization", "").partition(" ")
     if scheme != "AWS4-HMAC-SHA256":
         raise AwsFault("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -73,7 +78,7 @@ def check_signature(method: str, path: str, headers: dict[str, str], body: bytes
         word = "expired" if off_s > 0 else "not yet current"
         raise AwsFault("InvalidSignatureException", f"Signature {word}: {stamp} is {off_s:.0f} s old")
     target = headers.get("x-amz-target", "")
-    wanted = "sqs" if target.startswith("AmazonSQS.") else "ecs"
+    wanted = of or ("sqs" if target.startswith("AmazonSQS.") else "ecs")
     if service != wanted or end != "aws4_request":
         raise AwsFault(
             "InvalidSignatureException",
