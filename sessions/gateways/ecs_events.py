@@ -85,17 +85,17 @@ class Events:
                 continue
             if task is None:
                 continue
-            attempt = self._attempt_of(task)
-            if attempt and self._tasks.learn(task):
+            known = self._tasks.attempt_of(task.arn)
+            attempt = known or self._ask_whose(task)
+            # What was just asked is news, too, and may be newer than this event.
+            if attempt and (self._tasks.learn(task) or not known):
                 attempts[attempt] = None
         return list(attempts)
 
-    def _attempt_of(self, task: Task) -> str:
-        """Whose task it is; events have no tags, so ECS is asked about one that this process has not seen yet."""
+    def _ask_whose(self, task: Task) -> str:
+        """The attempt of a task that this process has not seen yet: events have no tags, so ECS is asked."""
         if task.arn in self._strangers:
             return ""
-        if attempt := self._tasks.attempt_of(task.arn):
-            return attempt
         try:
             found = self._tasks.look(task.arn, pace=ecs_tasks.AT_ONCE).task
         except AwsError as error:

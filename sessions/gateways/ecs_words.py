@@ -99,7 +99,7 @@ def of_failures(failures: Sequence[Mapping[str, Any]]) -> Words:
     record = f"ecs:RunTask: ECS placed no task: {'; '.join(map(_of_failure, failures))}"
     for beginning, words in _NO_ROOM.items():
         for reason in reasons:
-            if reason.upper().startswith(beginning.upper()):
+            if reason.startswith(beginning):
                 hint = _NO_ROOM_HINT if beginning.startswith("RESOURCE") else ""
                 return Words(words.format(reason=_short(reason, 60)) + hint, _short(record))
     return Words(f"AWS could not place the gateway on a computer ({_short(reasons[0], 60)}).", _short(record))
