@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -15,6 +15,7 @@ from machines.telemetry import web_rules
 from machines.vpn import networks
 from notifications import mail_server, push_rules
 from notifications.sns_messages import AWS_REGION_NAME, TOPIC
+from portal import servers
 from portal.environment import Environment, SettingError
 from portal.origins import canonical
 from portal.static_headers import keep_while_asking
@@ -40,7 +41,11 @@ try:
     # Who may say, on the public face alone, for whom and over which scheme they ask (portal/proxies.py).
     TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
     REDIS_URL = env.text("REDIS_URL", "")
+    _REDIS = servers.redis_url(REDIS_URL, env.secret("REDIS_PASSWORD", ""))
     DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{STATE_DIR / 'portafilter.sqlite3'}")
+    _DATABASE = servers.database(
+        DATABASE_URL, env.secret("DATABASE_PASSWORD", ""), test_file=STATE_DIR / "test.sqlite3"
+    )
 
     # --- the choice of drivers: an alias or a dotted path -------------------------------------------------------------
     GATEWAY = env.text("GATEWAY", "local")
@@ -271,54 +276,7 @@ except (SettingError, ValueError) as error:
     raise ImproperlyConfigured(str(error)) from error
 
 
-def _database(url: str) -> dict[str, object]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        # Neither the value nor the cause is said: where a password has a / or #, its beginning looks like the port.
-        raise ImproperlyConfigured(
-            "DATABASE_URL: found what is no URL, expected sqlite:///path or postgresql://user:password@host:port/name, "
-            "other characters than letters and digits in the password as %XX"
-        ) from None
-    if parts.scheme == "sqlite":
-        return {
-            "ENGINE": "portal.sqlite",
-            "NAME": url.removeprefix("sqlite:///"),
-            # DEFERRED lets two writers that have both read fail with "database is locked"; IMMEDIATE makes them queue.
-            # secure_delete overwrites erased credentials in the file.
-            "OPTIONS": {
-                "transaction_mode": "IMMEDIATE",
-                "timeout": 10,
-                "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA secure_delete=ON;",
-            },
-            # A file, not memory: the worker, the keeper and the faces are several threads, tests' too.
-            "TEST": {"NAME": str(STATE_DIR / "test.sqlite3")},
-        }
-    if parts.scheme in {"postgres", "postgresql"}:
-        return {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": unquote(parts.path.lstrip("/")),
-            "USER": unquote(parts.username or ""),
-            "PASSWORD": unquote(parts.password or ""),
-            "HOST": unquote(parts.hostname or ""),
-            "PORT": str(port or ""),
-            "CONN_MAX_AGE": 60,
-            "CONN_HEALTH_CHECKS": True,
-            # One that has fallen silent (a line, a computer) is away within seconds, not after the kernel's quarter of
-            # an hour: until then nobody hears who was revoked.
-            "OPTIONS": {
-                "connect_timeout": 5,
-                "tcp_user_timeout": 10_000,
-                "keepalives_idle": 5,
-                "keepalives_interval": 3,
-                "keepalives_count": 3,
-            },
-        }
-    raise ImproperlyConfigured(f"DATABASE_URL: found scheme {parts.scheme!r}, expected sqlite or postgresql")
-
-
-DATABASES = {"default": _database(DATABASE_URL)}
+DATABASES = {"default": _DATABASE}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 SECURE = all(origin.startswith("https://") for origin in PUBLIC_ORIGINS)
@@ -387,15 +345,15 @@ TEMPLATES = [
 
 CHANNEL_LAYERS = {
     "default": (
-        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
-        if REDIS_URL
+        {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [_REDIS]}}
+        if _REDIS
         else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
     )
 }
 # What guards sign-ins fails without Redis, soon; what only keeps noise away does without it.
 CACHES = {
-    name: {"BACKEND": backend, "LOCATION": REDIS_URL, "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1}}
-    if REDIS_URL
+    name: {"BACKEND": backend, "LOCATION": _REDIS, "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1}}
+    if _REDIS
     else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     for name, backend in {
         "default": "django.core.cache.backends.redis.RedisCache",
