@@ -13,12 +13,12 @@ from django.db import connections
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from sessions import attachments, bell, services
+from sessions import attachments, bell, gateway_rows, services
 from sessions.errors import AlreadyClaimed, IdempotencyConflict, SessionClosed, SupportError
 from sessions.gateways.base import get_driver
 from sessions.models import Gateway, Press, RdpCredential, SessionEvent, SupportSession
-from sessions.states import EndReason, GatewayState, State
-from sessions.worker import Worker, start_threads
+from sessions.states import LIVE_GATEWAY_STATES, EndReason, GatewayState, State
+from sessions.worker import Stoker, Worker, start_threads
 from tests.fakes.gateway_driver import FakeGateways
 from tests.sessions.rescues import fleet, machine, person, press
 
@@ -187,6 +187,80 @@ def test_several_workers_do_not_overrun_a_fleets_cap() -> None:
     _at_once([worker.run_pass for worker in workers])
     assert len(driver.alive) == 3
     assert SupportSession.objects.filter(state=State.REQUESTED).count() == 5
+
+
+def test_of_two_sessions_that_want_the_last_warm_gateway_one_gets_it_and_the_other_starts_its_own(
+    settings: Settings,
+) -> None:
+    settings.GATEWAY_WARM = 1
+    driver = FakeGateways()
+    stoker = Stoker("stoker", driver_for=lambda _: driver)
+    workers = [Worker(f"worker {number}", driver_for=lambda _: driver) for number in range(2)]
+    for round_ in range(4):
+        machine(f"M{round_}-0")
+        for _ in range(2):
+            stoker.run_pass()
+        sessions = [press(f"M{round_}-{number}") for number in range(2)]
+        jobs = [
+            partial(worker._gateways._want_first, session) for worker, session in zip(workers, sessions, strict=True)
+        ]
+        _at_once(jobs)
+        rows = Gateway.objects.filter(session__in=sessions)
+        assert {row.session_id for row in rows} == {session.pk for session in sessions}
+        assert sorted(row.born_warm for row in rows) == [False, True]
+        assert SupportSession.objects.filter(pk__in=[one.pk for one in sessions], attempts=1).count() == 2
+
+
+def test_warm_gateway_is_claimed_or_given_up_never_both(settings: Settings) -> None:
+    settings.GATEWAY_WARM = 1
+    driver = FakeGateways()
+    stoker, worker = Stoker("stoker", driver_for=lambda _: driver), Worker("worker", driver_for=lambda _: driver)
+    machine("M0")
+    for round_ in range(6):
+        for _ in range(3):
+            stoker.run_pass()
+        session = press(f"M{round_}")
+        (warm,) = Gateway.objects.filter(session=None, state=GatewayState.READY)
+        _, is_given_up = _at_once(
+            [
+                partial(worker._gateways._want_first, session),
+                partial(gateway_rows.give_up, warm, failure="", now=timezone.now()),
+            ]
+        )
+        warm.refresh_from_db()
+        if is_given_up:
+            assert (warm.session_id, warm.state) == (None, GatewayState.STOPPING)
+        else:
+            assert (warm.session_id, warm.state) == (session.pk, GatewayState.READY)
+        assert session.gateways.count() == 1
+
+
+def test_several_stokers_and_workers_do_not_overfill_a_pool(settings: Settings) -> None:
+    settings.GATEWAY_WARM = 3
+    driver = FakeGateways()
+    machine("M0")
+    stokers = [Stoker(f"stoker {number}", driver_for=lambda _: driver) for number in range(3)]
+    worker = Worker("worker", driver_for=lambda _: driver)
+    most = 0
+
+    def count(step: str) -> None:
+        nonlocal most
+        most = max(most, Gateway.objects.filter(session=None, state__in=LIVE_GATEWAY_STATES).count())
+
+    driver.at_step = count
+
+    def work(passes: int, run_pass: Callable[[], None]) -> None:
+        for _ in range(passes):
+            run_pass()
+
+    _at_once([partial(work, 3, stoker.run_pass) for stoker in stokers])
+    assert len(driver.started) == len(driver.alive) == most == 3
+    sessions = [press(f"M{number}") for number in range(3)]
+    _at_once([partial(work, 4, hand.run_pass) for hand in (worker, *stokers)])
+    work(2, stokers[0].run_pass)  # what was claimed after the last pass of all of them
+    assert len(driver.started) == 6 and most == 3
+    assert Gateway.objects.filter(session__in=sessions, born_warm=True, state=GatewayState.READY).count() == 3
+    assert len(driver.requests) == 6, "nobody even asked twice"
 
 
 def test_several_workers_close_each_session_once() -> None:
