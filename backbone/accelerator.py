@@ -139,7 +139,7 @@ class GlobalAccelerator:
         if group.dial == to:
             return False
         if group.dial != expected:
-            raise NotAsExpected(_elsewhere(f"{group.dial:g} %", f"{expected:g} %"))
+            raise NotAsExpected(_elsewhere(f"{group.dial:g}\N{NO-BREAK SPACE}%", f"{expected:g}\N{NO-BREAK SPACE}%"))
         self._aws.call(
             "globalaccelerator",
             "UpdateEndpointGroup",

@@ -10,6 +10,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from backbone import words
+
 # A wish that nobody carried out must not come true hours later, when nobody thinks of it any more.
 WISH_LASTS = timedelta(minutes=10)
 
@@ -69,7 +71,9 @@ class DialWish(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.what} of {self.listener} in {self.region}: {self.shown_from} → {self.shown_to}"
+        of = f"{words.endpoint_name(self.endpoint_id)}, " if self.endpoint_id else ""
+        what = f"{self.what} of {of}{self.listener} in {self.region}"
+        return f"{what[0].upper()}{what[1:]}: {self.shown_from} → {self.shown_to}"
 
     @property
     def what(self) -> str:
@@ -88,4 +92,4 @@ class DialWish(models.Model):
         return self.done_at is None and self.failed_at is None
 
     def _shown(self, value: float) -> str:
-        return f"{value:g}" if self.endpoint_id else f"{value:g} %"
+        return words.shown(value, is_weight=bool(self.endpoint_id))

@@ -10,6 +10,11 @@ HEALTH = {"HEALTHY": "healthy", "UNHEALTHY": "unhealthy", "INITIAL": "being chec
 _STAY = "Existing connections stay where they are until they end."
 
 
+def shown(value: float, *, is_weight: bool = False) -> str:
+    """A dial's percentage, its sign not broken off at a line's end, or a weight."""
+    return f"{value:g}" if is_weight else f"{value:g}\N{NO-BREAK SPACE}%"
+
+
 def troubles(accelerator: Accelerator) -> list[str]:
     """A sentence or two for each thing that somebody should look at, the most urgent first."""
     found = []
@@ -22,7 +27,8 @@ def troubles(accelerator: Accelerator) -> list[str]:
     for listener in accelerator.listeners:
         if not listener.groups:
             found.append(f"{listener.title}: there is no endpoint group, so connections go nowhere.")
-    of_endpoints, of_dials = [], []
+    of_endpoints: list[str] = []
+    of_dials: list[str] = []
     for listener, group in accelerator.groups():
         of_endpoints += _of_endpoints(listener, group)
         of_dials += _of_dial(listener, group)
@@ -48,15 +54,11 @@ def _of_endpoints(listener: Listener, group: EndpointGroup) -> Iterator[str]:
 
 def _of_dial(listener: Listener, group: EndpointGroup) -> Iterator[str]:
     if group.dial < 100:
-        yield f"{listener.title} in {group.region}: the dial is at {group.dial:g} %. {_left_over(listener, group)}"
+        yield f"{listener.title} in {group.region}: the dial is at {shown(group.dial)}. {_left_over(listener, group)}"
 
 
 def _left_over(listener: Listener, group: EndpointGroup) -> str:
-    others = sorted({one.region for one in listener.groups if one.arn != group.arn and one.dial > 0})
-    rest = "New connections" if not group.dial else "The other new connections"
-    if others:
-        return f"{rest} go to {_and(others)}."
-    return f"{rest} have no other region to go to: expect them to fail."
+    return _elsewhere(listener, group, rest="The other new connections" if group.dial else "New connections")
 
 
 def asked(group: EndpointGroup, endpoint: Endpoint) -> str:
@@ -106,7 +108,7 @@ def what_will_happen(listener: Listener, group: EndpointGroup, endpoint: Endpoin
     others = sum(one.weight for one in group.endpoints if one.id != endpoint.id)
     if not to and not others:
         words = [f"{endpoint_name(endpoint.id)} gets no new connections, and no other endpoint in {group.region} does."]
-        words.append(_elsewhere(listener, group))
+        words.append(_elsewhere(listener, group, rest="They"))
     elif not to:
         words = [f"{endpoint_name(endpoint.id)} gets no new connections; the others in {group.region} share them."]
     else:
@@ -120,19 +122,19 @@ def _of_turning(listener: Listener, group: EndpointGroup, to: int) -> Iterator[s
         yield f"{group.region} gets all new connections on {listener.title} that are meant for it."
         return
     if to == 0:
-        yield f"{group.region} gets no new connections on {listener.title}."
+        yield f"{group.region} gets no new connections on {listener.title} any more."
     else:
-        yield f"{group.region} gets {to} % of the new connections on {listener.title} that are meant for it."
-    yield _elsewhere(listener, group)
+        yield f"{group.region} gets {shown(to)} of the new connections on {listener.title} that are meant for it."
+    yield _elsewhere(listener, group, rest="The others" if to else "They")
     if listener.protocol == "UDP" and to < group.dial:
         yield "A VPN tunnel over UDP that falls silent for 30 s counts as a new connection afterwards."
 
 
-def _elsewhere(listener: Listener, group: EndpointGroup) -> str:
+def _elsewhere(listener: Listener, group: EndpointGroup, *, rest: str) -> str:
     others = sorted({one.region for one in listener.groups if one.arn != group.arn and one.dial > 0})
     if others:
-        return f"The rest goes to {_and(others)}."
-    return "There is no other region to go to: expect the rest to fail."
+        return f"{rest} go to {_and(others)}."
+    return f"{rest} have no other region to go to: expect them to fail."
 
 
 def _and(names: list[str]) -> str:
