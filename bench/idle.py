@@ -18,6 +18,7 @@ from bench import machine
 from bench.figures import Row, percentile
 from bench.server import _CSRF, Server
 from bench.wire import WebSocket, instruction, join_tunnel, newest_sync
+from portal.demo.vpn import bed as beds
 from portal.demo.vpn.namespaces import missing
 from portal.demo.vpn.services import Service
 from tests.fakes.cutting_proxy import TCP_IDLE_S, UDP_IDLE_S, CuttingProxy, Flow, echo, is_reset, silent_connection
@@ -171,7 +172,7 @@ class _Vpn:
 
     def unreachable(self) -> int:
         """How many machines do not get through to the server at the first try, after all that silence."""
-        inside = vpn_bed.beds.SERVER_INSIDE, vpn_bed.beds.API_PORT
+        inside = beds.SERVER_INSIDE, beds.API_PORT
         # Nothing listens there: that it says so has gone there and back.
         return sum(self.one.connects(place, *inside) != "refused" for place in self.clients)
 
@@ -207,11 +208,11 @@ def _vpn() -> Iterator[_Vpn]:
         one.bed.start_vpn()
         clients, proxies = {}, {}
         for place in places:
-            outside = vpn_bed.beds.SERVER_OUTSIDE
+            outside = beds.SERVER_OUTSIDE
             proxy = proxies[place] = stack.enter_context(CuttingProxy(at=one.bed.namespaces[place]))
-            proxy.udp((outside, vpn_bed.beds.VPN_PORT), host=outside, port=_PORT)
+            proxy.udp((outside, beds.VPN_PORT), host=outside, port=_PORT)
             profile = one.clerk("profile", place)
-            through = f"remote {outside} {vpn_bed.beds.VPN_PORT}"
+            through = f"remote {outside} {beds.VPN_PORT}"
             assert through in profile, f"found no {through!r} in the profile"
             clients[place] = one.openvpn(place, profile.replace(through, f"remote {outside} {_PORT}"))
         for place, client in clients.items():

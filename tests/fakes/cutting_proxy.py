@@ -120,8 +120,8 @@ class CuttingProxy:
                 outer.bind((source, 0))
             await self._loop.sock_connect(outer, upstream)
             ways = {
-                asyncio.ensure_future(self._stream(inner, outer, flow)),
-                asyncio.ensure_future(self._stream(outer, inner, flow)),
+                asyncio.create_task(self._stream(inner, outer, flow)),
+                asyncio.create_task(self._stream(outer, inner, flow)),
             }
             await self._watch(ways, flow)
         except OSError:
@@ -134,7 +134,7 @@ class CuttingProxy:
                 self._sockets.remove(one)
                 one.close()
 
-    async def _watch(self, ways: set[asyncio.Future[None]], flow: Flow) -> None:
+    async def _watch(self, ways: set[asyncio.Task[None]], flow: Flow) -> None:
         """Until both halves have ended, one has failed, or nothing was said for too long."""
         try:
             while ways:
