@@ -108,7 +108,8 @@ class EcsGateways:
             return self._look_after(attempt_id, dict(handle))
         now = self._now()
         try:
-            look = self._tasks.look(str(handle["task"]), attempt=attempt_id, pace=self._starting_pace())
+            arn = str(handle["task"])
+            look = self._tasks.look(arn, attempt=attempt_id, pace=self._starting_pace(arn))
         except AwsError as error:
             if error.is_permanent:
                 raise ecs_words.of_error(error) from error
@@ -260,8 +261,9 @@ class EcsGateways:
             return GatewayStatus("failed", detail=words.detail, record=words.record)
         raise GatewayError("The gateway does not answer.", record=f"guacd at {host}:{PORT}: {wrong}.")
 
-    def _starting_pace(self) -> tuple[float, ...]:
-        return ecs_tasks.STARTING_PACE_HEARING if self._events.is_hearing() else ecs_tasks.STARTING_PACE
+    def _starting_pace(self, arn: str) -> tuple[float, ...]:
+        is_told = self._events.is_hearing() and self._tasks.is_heard_of(arn)
+        return ecs_tasks.STARTING_PACE_HEARING if is_told else ecs_tasks.STARTING_PACE
 
     def _ready_pace(self) -> tuple[float, ...]:
         return ecs_tasks.READY_PACE_HEARING if self._events.is_hearing() else ecs_tasks.READY_PACE
@@ -280,7 +282,8 @@ class EcsGateways:
                 return
             if time.monotonic() + _LOOK_S > deadline:
                 break
-            look = self._tasks.look(arn, attempt=attempt_id, pace=self._stopping_pace(pause_s))
+            pace = self._starting_pace(arn) if pause_s is None else ecs_tasks.AT_ONCE
+            look = self._tasks.look(arn, attempt=attempt_id, pace=pace)
             known = look.task
             if look.missing_s and (look.missing_s >= _UNKNOWN_S or (handle and _is_old(handle, self._now()))):
                 return
@@ -290,9 +293,6 @@ class EcsGateways:
         if known is None or not known.is_stopped:
             stage = known.last_status if known else "unknown to ECS"
             raise StillStopping("The gateway is still stopping.", record=f"Task {arn.rpartition('/')[2]} is {stage}.")
-
-    def _stopping_pace(self, pause_s: float | None) -> tuple[float, ...]:
-        return ecs_tasks.AT_ONCE if pause_s is not None else self._starting_pace()
 
     def _tell_to_stop(self, arn: str, attempt_id: str, deadline: float) -> Task | None:
         """The task as StopTask answers; None for one that ECS does not know, or not yet."""

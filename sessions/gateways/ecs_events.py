@@ -88,7 +88,7 @@ class Events:
             known = self._tasks.attempt_of(task.arn)
             attempt = known or self._ask_whose(task)
             # What was just asked is news, too, and may be newer than this event.
-            if attempt and (self._tasks.learn(task) or not known):
+            if attempt and (self._tasks.learn(task, is_event=True) or not known):
                 attempts[attempt] = None
         return list(attempts)
 

@@ -21,7 +21,7 @@ INSTALLATION_TAG, ATTEMPT_TAG, SESSION_TAG = (
 )  # fmt: skip
 # Seconds between looks at one task: while it starts, and when it is there.
 STARTING_PACE, READY_PACE = (1.0, 1.0, 2.0, 3.0, 5.0), (10.0,)
-# The same where events tell what happens; several processes share a queue, and each hears a part of it only.
+# The same where events tell what happens: of this very task, while it starts. Several processes share a queue.
 STARTING_PACE_HEARING, READY_PACE_HEARING = (1.0, 10.0), (30.0,)
 # When something has just happened to it.
 AT_ONCE = (0.5,)
@@ -78,6 +78,7 @@ class _Entry:
     asked_at: float = 0.0
     pace: Sequence[float] = STARTING_PACE
     error: AwsError | None = None
+    is_heard_of: bool = False
 
     def due_at(self) -> float:
         if self.looked_at is None:
@@ -129,15 +130,22 @@ class Tasks:
             entry = self._entries.get(arn)
             return (entry.attempt or (entry.task.attempt if entry.task else "")) if entry else None
 
+    def is_heard_of(self, arn: str) -> bool:
+        """Whether an event has told of a task in this process."""
+        with self._lock:
+            entry = self._entries.get(arn)
+            return entry is not None and entry.is_heard_of
+
     def forget(self, arn: str) -> None:
         """A task that is none of ours."""
         with self._lock:
             self._entries.pop(arn, None)
 
-    def learn(self, task: Task, *, attempt: str = "") -> bool:
+    def learn(self, task: Task, *, attempt: str = "", is_event: bool = False) -> bool:
         """Takes what AWS said elsewhere; whether it is news. Tags that are known stay, since events have none."""
         with self._lock:
             entry = self._entries.setdefault(task.arn, _Entry(asked_at=time.monotonic()))
+            entry.is_heard_of = entry.is_heard_of or is_event
             entry.attempt = entry.attempt or attempt or task.attempt
             return _take(entry, task, time.monotonic())
 

@@ -71,12 +71,13 @@ def _event(ecs: FakeEcs, arn: str, *, version: int = 1_000, **detail: Any) -> st
 
 
 def test_events_bring_a_gateway_from_its_start_to_its_end(
-    driver: EcsGateways, ecs: FakeEcs, listener: Listener
+    driver: EcsGateways, ecs: FakeEcs, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sessions.gateways.ecs_tasks.STARTING_PACE", (60.0,))
     case, request = Case(driver, lambda status: None, True), new_request()
     status = case.start(request)
     assert status.state == "ready"
-    assert request.attempt_id in listener.changed
+    until(lambda: request.attempt_id in listener.changed, what="it is told")
     # Its first event may be here before the answer to the order is: then it is asked whose it is.
     assert ecs.names().count("DescribeTasks") <= 1
     listener.changed.clear()
@@ -110,6 +111,13 @@ def test_late_event_does_not_undo_what_is_known(driver: EcsGateways, ecs: FakeEc
     newer = _event(ecs, arn, lastStatus="STOPPED", desiredStatus="STOPPED", stopCode="SpotInterruption")
     assert driver._events.take([newer, newer]) == [request.attempt_id]
     assert "SpotInterruption" in driver.describe(request.attempt_id, status.handle).detail
+
+
+def test_silent_queue_is_not_waited_for(driver: EcsGateways, ecs: FakeEcs, listener: Listener) -> None:
+    ecs.queue.is_silent = True
+    case = Case(driver, lambda status: None, True)
+    assert case.start(new_request()).state == "ready"
+    assert driver._events.is_hearing()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,7 @@ def test_queue_that_fails_leaves_looking_and_is_listened_to_again(
     listener = Listener(driver)
     try:
         until(lambda: "sqs:ReceiveMessage" in caplog.text, what="it is logged", timeout_s=10)
-        assert driver._starting_pace() == (0.05,)
+        assert Case(driver, lambda status: None, True).start(new_request()).state == "ready"
         until(driver._events.is_hearing, what="it is heard again", timeout_s=10)
     finally:
         listener.end()
