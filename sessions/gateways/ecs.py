@@ -165,8 +165,10 @@ class EcsGateways:
                     "subnets": list(settings.ECS_SUBNETS), "securityGroups": list(settings.ECS_SECURITY_GROUPS),
                 }
             },
-            # A zone that is lost takes a part of the gateways with it.
-            "placementStrategy": [{"type": "spread", "field": "attribute:ecs.availability-zone"}],
+            # A zone that is lost takes a part of the gateways with it; within one, computers that stay empty can go.
+            "placementStrategy": [
+                {"type": "spread", "field": "attribute:ecs.availability-zone"}, {"type": "binpack", "field": "memory"},
+            ],
         }  # fmt: skip
         if settings.ECS_CAPACITY_PROVIDER:
             order["capacityProviderStrategy"] = [{"capacityProvider": settings.ECS_CAPACITY_PROVIDER, "weight": 1}]

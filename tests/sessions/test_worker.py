@@ -11,7 +11,7 @@ from pytest_django.fixtures import Settings
 from machines import identities
 from machines.vpn.base import TunnelStillUp, VpnError
 from sessions import attachments, gateway_rows, keeper_rows, services
-from sessions.gateways.base import GatewayError
+from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker
@@ -436,6 +436,92 @@ def test_gateway_without_a_row_is_swept(worker: Worker, driver: FakeGateways, cl
     clock.tick(1)
     worker.run_pass()
     assert list(driver.alive) == [str(gateway_of(session).pk)]
+
+
+def test_sweep_that_came_to_nothing_is_repeated_soon(
+    worker: Worker, driver: FakeGateways, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is left over would live for more than 90 s when the driver fails twice."""
+    real = driver.running
+
+    def running() -> list[str]:
+        raise GatewayError("Throttled.")
+
+    driver.alive["left-over"] = GatewayStatus("ready")
+    monkeypatch.setattr(driver, "running", running)
+    worker.run_pass()
+    monkeypatch.setattr(driver, "running", real)
+    driver.stops_refused = 1
+    for _ in range(2):
+        assert "left-over" in driver.alive
+        clock.tick(10)
+        worker.run_pass()
+    assert driver.alive == {}
+
+
+def test_gateway_that_is_still_stopping_is_no_error_and_is_asked_after(
+    worker: Worker,
+    driver: FakeGateways,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    services.cancel(fresh(session), now=clock())
+    real = driver.stop
+
+    def stop(attempt_id: str, handle: Handle) -> None:
+        raise StillStopping("It is DEPROVISIONING.")
+
+    monkeypatch.setattr(driver, "stop", stop)
+    for _ in range(20):
+        worker.run_pass()
+        clock.tick(1)
+    assert gateway_of(session).state == GatewayState.STOPPING
+    assert "does not stop" not in caplog.text
+    monkeypatch.setattr(driver, "stop", real)
+    worker.run_pass()
+    assert gateway_of(session).state == GatewayState.STOPPED
+
+
+def test_one_that_came_too_late_is_stopped_by_its_handle(
+    worker: Worker, driver: FakeGateways, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that would have to search for it might not find it yet."""
+    handles: list[Handle] = []
+    real_start, real_stop = driver.start, driver.stop
+
+    def start(request: GatewayRequest) -> GatewayStatus:
+        services.cancel(fresh(session), now=clock())
+        Worker("other", now=clock, driver_for=lambda _: driver).run_pass()
+        return real_start(request)
+
+    def stop(attempt_id: str, handle: Handle) -> None:
+        handles.append(dict(handle))
+        real_stop(attempt_id, handle)
+
+    session = press(now=clock())
+    monkeypatch.setattr(driver, "start", start)
+    monkeypatch.setattr(driver, "stop", stop)
+    worker.run_pass()
+    worker.run_pass()
+    assert handles == [{"number": 0}]
+    assert driver.alive == {}
+
+
+def test_operator_reads_plain_words_and_the_row_keeps_the_exact_ones(
+    worker: Worker, driver: FakeGateways, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(request: GatewayRequest) -> GatewayStatus:
+        return GatewayStatus("failed", detail="There is no room.", record="ecs:RunTask: RESOURCE:ENI")
+
+    monkeypatch.setattr(driver, "start", start)
+    session = press(now=clock())
+    worker.run_pass()
+    assert gateway_of(session).failure == "ecs:RunTask: RESOURCE:ENI"
+    told = SessionEvent.objects.filter(session=session, kind="attempt_failed").get()
+    assert told.detail["detail"] == "There is no room."
 
 
 def test_driver_that_cannot_say_what_runs_holds_up_no_ending(
