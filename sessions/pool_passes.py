@@ -59,7 +59,8 @@ class PoolPasses:
         warm = Gateway.objects.filter(session=None, state__in=[*LIVE_GATEWAY_STATES, GatewayState.STOPPING])
         rows = list(warm.select_related("fleet"))
         if rows or wishes:
-            self._tend({wish.fleet_id: wish for wish in wishes}, [row for row in rows if row.state != "stopping"])
+            live = [row for row in rows if row.state != GatewayState.STOPPING]
+            self._tend({wish.fleet_id: wish for wish in wishes}, live)
             starting = (GatewayState.WANTED, GatewayState.STARTING)
             each(gateway_rows.due(starting, now=self.now(), warm=True), self._start, "start a warm gateway")
             self._look_after_ready()
@@ -81,39 +82,44 @@ class PoolPasses:
         others = [row for row in live if row.fleet_id is not None and row.driver != settings.GATEWAY]
         each([row for row in others if self._lasts("driver", row.pk, now)], self._let_go, "let go of another driver's")
         ours = [row for row in live if row.fleet_id is not None and row.driver == settings.GATEWAY]
+        of_fleet: dict[int, list[Gateway]] = {fleet_id: [] for fleet_id in wishes}
+        for row in ours:
+            if row.fleet_id is not None:
+                of_fleet.setdefault(row.fleet_id, []).append(row)
+        sizes = {fleet_id: wishes[fleet_id].size if fleet_id in wishes else 0 for fleet_id in of_fleet}
+        too_old = now - timedelta(hours=settings.GATEWAY_WARM_HOURS)
+        plans = {pk: pool.plan(of_fleet[pk], sizes[pk], too_old=too_old) for pk in sorted(of_fleet)}
         failures = 0
-        if any(row.state == GatewayState.WANTED for row in ours) or any(wish.size > 0 for wish in wishes.values()):
+        if any(plan.start for plan in plans.values()) or any(row.state == GatewayState.WANTED for row in ours):
             failures = pool_rows.failures_in_a_row(settings.GATEWAY, now=now)
         if failures:
             each(self._beyond_one_try(ours), self._let_go, "put off a warm gateway")
-        for fleet_id in sorted({*wishes, *(row.fleet_id for row in ours if row.fleet_id is not None)}):
-            self._tend_fleet(fleet_id, wishes.get(fleet_id) or pool_rows.Wish(fleet_id, 0), ours, failures, now)
+        for fleet_id, plan in plans.items():
+            has_surplus = self._lasts("surplus", fleet_id, now, if_so=bool(plan.surplus))
+            start = min(plan.start, _at_most(ours, failures))
+            if start or plan.replaced or has_surplus:
+                delay = timedelta(seconds=pool.delay_s(failures) * random.uniform(1, 1.3))
+                ours += self._carry_out(
+                    fleet_id, sizes[fleet_id], start, has_surplus=has_surplus, too_old=too_old, due_at=now + delay
+                )
+            if fleet_id in wishes:
+                ready = sum(row.state == GatewayState.READY for row in of_fleet[fleet_id])
+                self._note_short(wishes[fleet_id], ready, now)
         self._since = {key: at for key, at in self._since.items() if now - at < timedelta(days=1)}
 
-    def _tend_fleet(
-        self, fleet_id: int, wish: pool_rows.Wish, ours: list[Gateway], failures: int, now: datetime
-    ) -> None:
-        mine = [row for row in ours if row.fleet_id == fleet_id]
-        too_old = now - timedelta(hours=settings.GATEWAY_WARM_HOURS)
-        plan = pool.plan(mine, wish.size, too_old=too_old)
-        has_surplus = self._lasts("surplus", fleet_id, now, if_so=bool(plan.surplus))
-        if failures and any(row.state != GatewayState.READY for row in ours):
-            start_at_most = 0  # one at a time, until one is good
-        else:
-            start_at_most = 1 if failures else pool.MOST
-        if min(plan.start, start_at_most) or plan.replaced or has_surplus:
-            with transaction.atomic():
-                # Two workers that count at once would both start what is missing.
-                if Fleet.objects.select_for_update(no_key=True).filter(pk=fleet_id).first() is None:
-                    return
-                still = Gateway.objects.filter(session=None, fleet=fleet_id, driver=settings.GATEWAY)
-                plan = pool.plan(still.filter(state__in=LIVE_GATEWAY_STATES), wish.size, too_old=too_old)
-                for row in [*plan.replaced, *(plan.surplus if has_surplus else [])]:
-                    gateway_rows.give_up(row, failure="", now=now)
-                delay = timedelta(seconds=pool.delay_s(failures) * random.uniform(1, 1.3))
-                for _ in range(min(plan.start, start_at_most)):
-                    ours.append(gateway_rows.want_warm(fleet_id, driver=settings.GATEWAY, due_at=now + delay))
-        self._note_short(wish, sum(row.state == GatewayState.READY for row in mine), now)
+    def _carry_out(
+        self, fleet_id: int, size: int, start: int, *, has_surplus: bool, too_old: datetime, due_at: datetime
+    ) -> list[Gateway]:
+        """Counts once more, alone: two workers that count at once would both start what is missing. What is new."""
+        with transaction.atomic():
+            if Fleet.objects.select_for_update(no_key=True).filter(pk=fleet_id).first() is None:
+                return []
+            live = Gateway.objects.filter(fleet=fleet_id, driver=settings.GATEWAY, state__in=LIVE_GATEWAY_STATES)
+            plan = pool.plan(live.filter(session=None), size, too_old=too_old)
+            for row in [*plan.replaced, *(plan.surplus if has_surplus else [])]:
+                gateway_rows.give_up(row, failure="", now=self.now())
+            new = range(min(plan.start, start))
+            return [gateway_rows.want_warm(fleet_id, driver=settings.GATEWAY, due_at=due_at) for _ in new]
 
     def _beyond_one_try(self, ours: Iterable[Gateway]) -> list[Gateway]:
         """Those not begun yet, but for one, and for none where one is on its way: it shows whether it is worth it."""
@@ -187,3 +193,10 @@ class PoolPasses:
         if self._kept_house_at is None or now - self._kept_house_at >= _KEEP_HOUSE_EVERY:
             self._kept_house_at = now
             pool_rows.erase_old(now=now)
+
+
+def _at_most(ours: list[Gateway], failures: int) -> int:
+    """So many may be started now: after a failure one at a time, until one is good."""
+    if not failures:
+        return pool.MOST
+    return 1 if all(row.state == GatewayState.READY for row in ours) else 0

@@ -281,6 +281,15 @@ def test_old_one_is_replaced_when_the_new_one_is_ready(house: House, settings: S
     assert new.pk != old.pk and list(house.driver.alive) == [str(new.pk)]
 
 
+def test_old_one_whose_successor_does_not_start_stays_and_tries_grow_fewer(house: House, settings: Settings) -> None:
+    house.stoke()
+    (old,) = house.warm()
+    house.clock.tick(settings.GATEWAY_WARM_HOURS * 3600)
+    house.driver.starts.extend([Start.FAILED] * 100)
+    house.stoke(60)
+    assert house.warm() == [old] and 3 < len(house.driver.requests) < 9
+
+
 def test_fixed_hosts_have_no_pool(house: House, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.GATEWAY, settings.GATEWAY_FIXED_HOSTS = "fixed", ["127.0.0.1:1"]
     monkeypatch.setattr(house.stoker._passes, "driver_for", lambda _: FixedGateways())

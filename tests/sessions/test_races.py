@@ -201,9 +201,8 @@ def test_of_two_sessions_that_want_the_last_warm_gateway_one_gets_it_and_the_oth
         for _ in range(2):
             stoker.run_pass()
         sessions = [press(f"M{round_}-{number}") for number in range(2)]
-        jobs = [
-            partial(worker._gateways._want_first, session) for worker, session in zip(workers, sessions, strict=True)
-        ]
+        pairs = zip(workers, sessions, strict=True)
+        jobs: list[Callable[[], None]] = [partial(worker._gateways._want_first, session) for worker, session in pairs]
         _at_once(jobs)
         rows = Gateway.objects.filter(session__in=sessions)
         assert {row.session_id for row in rows} == {session.pk for session in sessions}
@@ -221,12 +220,11 @@ def test_warm_gateway_is_claimed_or_given_up_never_both(settings: Settings) -> N
             stoker.run_pass()
         session = press(f"M{round_}")
         (warm,) = Gateway.objects.filter(session=None, state=GatewayState.READY)
-        _, is_given_up = _at_once(
-            [
-                partial(worker._gateways._want_first, session),
-                partial(gateway_rows.give_up, warm, failure="", now=timezone.now()),
-            ]
-        )
+        jobs: list[Callable[[], object]] = [
+            partial(worker._gateways._want_first, session),
+            partial(gateway_rows.give_up, warm, failure="", now=timezone.now()),
+        ]
+        _, is_given_up = _at_once(jobs)
         warm.refresh_from_db()
         if is_given_up:
             assert (warm.session_id, warm.state) == (None, GatewayState.STOPPING)
