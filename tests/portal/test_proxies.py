@@ -71,6 +71,14 @@ def test_proxy_of_ours_says_for_whom_it_asks(peer: str, forwarded: list[str]) ->
     assert _seen(peer, *forwarded) == (CLIENT, "http")
 
 
+def test_behind_cloudfront_the_load_balancer_must_not_add_cloudfronts_address() -> None:
+    """CloudFront has added the client's (docs/decisions/0010): `preserve` leaves it the last, `append` does not."""
+    cloudfront, written_by_the_client = "130.176.1.9", OTHER
+    preserved, appended = f"{written_by_the_client}, {CLIENT}", f"{written_by_the_client}, {CLIENT}, {cloudfront}"
+    assert _seen("10.0.0.1", preserved) == (CLIENT, "http")
+    assert _seen("10.0.0.1", appended) == (cloudfront, "http")  # everybody's limit on sign-ins would be one
+
+
 @pytest.mark.parametrize("forwarded", ["", "unknown", "_hidden", "1.2.3", f"{CLIENT},", f"{CLIENT}, nonsense", "[::1"])
 def test_what_is_no_address_leaves_the_proxys_own(forwarded: str) -> None:
     assert _seen("10.0.0.1", forwarded) == ("10.0.0.1", "http")
