@@ -1,0 +1,89 @@
+"""Two workers, each with a driver of its own as two processes have, bring every rescue its one task and leave none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connections
+from pytest_django.fixtures import Settings
+
+from sessions import services
+from sessions.gateways.base import GatewayDriver
+from sessions.gateways.ecs import EcsGateways
+from sessions.models import Gateway, SupportSession
+from sessions.states import GatewayState, State
+from sessions.worker import Worker
+from tests.fakes.ecs import Answer, FakeEcs, Life
+from tests.sessions.gateways.conftest import until
+from tests.sessions.rescues import press
+
+pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True)]
+
+
+class NoVpn:
+    def end_tunnel(self, address: str) -> None:
+        return
+
+    def last_heard(self, address: str) -> None:
+        return None
+
+
+def _worker(name: str) -> Worker:
+    driver: GatewayDriver = EcsGateways()
+    return Worker(name, driver_for=lambda _: driver, vpn=lambda: NoVpn())  # type: ignore[arg-type, return-value]
+
+
+@pytest.fixture
+def workers(fake_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two that never rest."""
+    settings.GATEWAY = "ecs"
+    settings.MACHINE_TELL_DEADLINE_S = 1
+    monkeypatch.setattr("sessions.gateways.ecs_calls._PAUSES_S", ((0.0, 0.01), (0.0, 0.01)))
+    over = threading.Event()
+
+    def work(worker: Worker) -> None:
+        try:
+            while not over.is_set():
+                worker.run_pass()
+                time.sleep(0.05)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=work, args=(_worker(name),), daemon=True) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    yield
+    over.set()
+    for thread in threads:
+        thread.join(20)
+
+
+def _all(states: Callable[[], list[str]], state: str) -> Callable[[], bool]:
+    return lambda: set(states()) == {state}
+
+
+def _sessions() -> list[str]:
+    return list(SupportSession.objects.values_list("state", flat=True))
+
+
+def _gateways() -> list[str]:
+    return list(Gateway.objects.values_list("state", flat=True))
+
+
+def test_two_workers_start_and_stop_each_gateway_once(fake_ecs: FakeEcs, workers: None) -> None:
+    fake_ecs.will(Answer.LOST, "RunTask", times=2)
+    fake_ecs.will(Answer.THROTTLED, "DescribeTasks", times=3)
+    fake_ecs.lives(Life(lag_s=0.3), times=2)
+    sessions = [press(f"A{number}") for number in range(4)]
+    until(_all(_gateways, GatewayState.READY), timeout_s=20, what="every rescue has its gateway")
+    assert len(_gateways()) == len(fake_ecs.tasks()) == 4
+    for session in sessions:
+        services.cancel(SupportSession.objects.get(pk=session.pk))
+    until(_all(_sessions, State.CLOSED), timeout_s=20, what="every rescue is closed")
+    assert set(_gateways()) == {GatewayState.STOPPED}
+    assert len(fake_ecs.tasks()) == 4
+    assert all(task.status == "STOPPED" for task in fake_ecs.tasks())
+    assert fake_ecs.refused == []
