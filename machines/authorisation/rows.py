@@ -227,7 +227,7 @@ class Record:
         del self._gateways[fact.key]
 
     def _write_alarm(self, fact: Alarm) -> None:
-        detail = dict(fact.detail)
+        detail: dict[str, object] = dict(fact.detail)
         machine = None
         if is_gateway(fact.common_name):
             detail["gateway"] = fact.common_name[2:]

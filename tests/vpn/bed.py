@@ -28,6 +28,12 @@ from portal.demo.vpn.services import Service
 from tests.vpn.machines import DistantMachine
 
 ROOT = Path(__file__).resolve().parents[2]
+_CONNECT = """
+import socket, sys
+try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.2).close(); print("open")
+except TimeoutError: print("silent")
+except OSError: print("refused")
+"""
 _PLAIN = ("PATH", "HOME", "LANG", "TMPDIR")
 
 
@@ -183,16 +189,23 @@ class Installation:
 
     def connects(self, place: str | None, host: str, port: int, *, user: int | None = None) -> str:
         """What becomes of a TCP connection from there: open, refused, or silent (for 1.2 s)."""
-        script = (
-            "import socket, sys\n"
-            "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.2).close(); print('open')\n"
-            "except TimeoutError: print('silent')\n"
-            "except OSError: print('refused')"
-        )
-        return self.bed.ask(place, "/usr/bin/python3", "-c", script, host, str(port), user=user)[1].strip()
+        return self.bed.ask(place, "/usr/bin/python3", "-c", _CONNECT, host, str(port), user=user)[1].strip()
+
+    def connects_from(self, namespace: str, targets: list[tuple[str, int]]) -> list[str]:
+        """As `connects`, several at once, from any namespace; refusals count as silent, as both let nobody in."""
+        command = [*enter(namespace), "/usr/bin/python3", "-c", _CONNECT]
+        asked = [
+            subprocess.Popen([*command, host, str(port)], stdout=subprocess.PIPE, text=True) for host, port in targets
+        ]
+        said = [one.communicate(timeout=30)[0].strip() for one in asked]
+        return ["silent" if one == "refused" else one for one in said]
 
     def pings(self, place: str, host: str) -> bool:
         """Whether an echo comes back from there within 2 s. (Debian has no ping of its own.)"""
+        return self.pings_from(self.bed.namespaces[place], host)
+
+    def pings_from(self, namespace: str, host: str) -> bool:
+        """As `pings`, from any namespace."""
         script = (
             "import socket, struct, sys\n"
             "request = struct.pack('!BBHHH', 8, 0, 0xffff - 0x0800 - 0x1234 - 1, 0x1234, 1)\n"
@@ -203,7 +216,8 @@ class Installation:
             "        packet, (host, _) = door.recvfrom(2048)\n"
             "        if host == sys.argv[1] and packet[20] == 0: break\n"
         )
-        return self.bed.ask(place, "/usr/bin/python3", "-c", script, host)[0] == 0
+        command = [*enter(namespace), "/usr/bin/python3", "-c", script, host]
+        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
 
     @contextmanager
     def listener(self, place: str | None, host: str, port: int) -> Iterator[None]:

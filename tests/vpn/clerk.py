@@ -115,6 +115,12 @@ def revoke(serial: str) -> int:
     return identities.revoke_all(_machine(serial), reason="test")
 
 
+def withdraw_gateway(attempt_id: str) -> bool:
+    from machines import gateway_identities
+
+    return gateway_identities.withdraw(attempt_id, reason="test")
+
+
 def freeze(serial: str) -> None:
     from machines import identities
 
@@ -176,8 +182,8 @@ def _machine(serial: str) -> Any:
 _COMMANDS: dict[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
-        *(seed, register, profile, forged_profile, revoke, freeze, unfreeze, number, address, new_token),
-        *(open_connections, security_events, all_security_events),
+        *(seed, register, profile, forged_profile, revoke, withdraw_gateway, freeze, unfreeze, number, address),
+        *(new_token, open_connections, security_events, all_security_events),
     )
 }
 

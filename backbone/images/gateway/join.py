@@ -33,6 +33,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 PORT = 4823
 _FOLDER = "/run/portafilter"
@@ -260,10 +262,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except JoinError as error:
             self._answer(400, {"error": f"This profile is not taken: {error}."})
         else:
-            said = {"taken": True} if is_first else {"error": "This gateway has a profile, and takes no other."}
+            said: dict[str, object] = (
+                {"taken": True} if is_first else {"error": "This gateway has a profile, and takes no other."}
+            )
             self._answer(201 if is_first else 409, said)
 
-    def _answer(self, status: int, document: dict[str, object]) -> None:
+    def _answer(self, status: int, document: Mapping[str, object]) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -291,15 +295,15 @@ class _Door(http.server.ThreadingHTTPServer):
         assert isinstance(request, socket.socket)
         return not self.gateway.address or request.getsockname()[0] != self.gateway.address
 
-    def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+    def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)  # type: ignore[arg-type]
+        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request_thread(request, client_address)
         finally:
             self._places.release()
 
