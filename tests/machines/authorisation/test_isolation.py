@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="rules of nftables need root and nft"),
 ]
-CONFIG = IsolationConfig("tun-pf", IPv4Address("10.77.0.1"), 8001, range(61000, 61010))
+CONFIG = IsolationConfig(
+    "tun-pf", IPv4Address("10.77.0.1"), 8001, range(61000, 61010), gateways=IPv4Network("10.77.0.0/24"),
+    network=IPv4Network("10.77.0.0/20"),
+)  # fmt: skip
 MACHINE = "10.77.1.1"
 RDP = 3389
 
@@ -60,10 +64,10 @@ class Link:
         ip("-n", space, "addr", "add", other, "dev", "eth0")
         ip("-n", space, "link", "set", "eth0", "up")
 
-    def allow(self, *passages: Passage) -> None:
+    def allow(self, *passages: Passage, config: IsolationConfig = CONFIG) -> None:
         subprocess.run(
             ["ip", "netns", "exec", self.server, "nft", "-f", "-"],
-            input=isolation.script(CONFIG, passages), text=True, check=True, timeout=30,
+            input=isolation.script(config, passages), text=True, check=True, timeout=30,
         )  # fmt: skip
 
     def run(self, space: str, *arguments: str, user: int | None = None) -> tuple[subprocess.Popen[bytes], Path]:
@@ -207,6 +211,46 @@ def test_gateway_elsewhere_is_known_by_its_address(link: Link) -> None:
     with pytest.raises(AssertionError):
         until(lambda: text(log).count("connected") > before + 3, timeout_s=1)
     holder.kill()
+
+
+def test_gateway_elsewhere_reaches_a_machine_that_knows_no_way_back(link: Link) -> None:
+    """As all machines are: their profiles take no route but to the VPN itself."""
+    passage = Passage("10.88.0.2", MACHINE, RDP)
+    ip("-n", link.machine, "route", "del", "10.88.0.0/24")
+    try:
+        link.allow(passage, config=replace(CONFIG, network=None))
+        _, lost = link.hold(link.behind, MACHINE, RDP)
+        with pytest.raises(AssertionError):
+            until(lambda: said(lost, "connected"), timeout_s=0.5)
+        link.allow(passage)
+        _, log = link.hold(link.behind, MACHINE, RDP)
+        until(lambda: said(log, "connected"))
+        link.allow(passage, Passage("10.88.0.9", MACHINE, RDP))  # the table is replaced all the time
+        before = len(text(log))
+        until(lambda: len(text(log)) > before + 50, timeout_s=3, what=lambda: text(log)[-200:])
+        link.allow()
+        before = len(text(log))
+        with pytest.raises(AssertionError):
+            until(lambda: len(text(log)) > before + 50, timeout_s=0.5)
+    finally:
+        ip("-n", link.machine, "route", "add", "10.88.0.0/24", "via", "10.77.0.1")
+
+
+def test_gateway_in_the_vpn_reaches_its_machine_but_no_service_of_the_server(link: Link) -> None:
+    """The far end of the link stands for a gateway: what comes from the beginning of the network is one's."""
+    assert link.reaches(link.machine, "10.77.0.1", 8001)  # by the machine's own address
+    ip("-n", link.machine, "addr", "add", "10.77.0.9/32", "dev", "eth0")
+    ip("-n", link.machine, "route", "add", "10.77.0.1/32", "dev", "eth0", "src", "10.77.0.9")
+    try:
+        _, log = link.hold(link.machine, "10.77.0.1", 8001)
+        with pytest.raises(AssertionError):
+            until(lambda: said(log, "connected"), timeout_s=0.7)
+        _, log = link.hold(link.machine, "10.77.0.1", 5432)
+        with pytest.raises(AssertionError):
+            until(lambda: said(log, "connected"), timeout_s=0.5)
+    finally:
+        ip("-n", link.machine, "addr", "del", "10.77.0.9/32", "dev", "eth0")
+        ip("-n", link.machine, "route", "flush", "10.77.0.1/32")
 
 
 def test_closed_connection_is_ended_at_the_machine_too(link: Link) -> None:
