@@ -9,7 +9,7 @@ from moto.elbv2.models import FakeLoadBalancer, elbv2_backends
 
 
 def close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load balancer is of the type that its template says; moto makes each for HTTP, which then has no UDP listener."""
+    """A load balancer is of its template's type; moto makes each for HTTP, and then refuses the listener for UDP."""
 
     def create(
         cls: type[FakeLoadBalancer], resource_name: str, cloudformation_json: Any, account_id: str, region_name: str,
