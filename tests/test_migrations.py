@@ -127,3 +127,33 @@ def test_machines_from_before_keep_their_addresses_for_ever_and_the_record_stays
     assert rows("Machine").get().frozen_at is None and rows("Fleet").get().vpn_network == ""
     with pytest.raises(DatabaseError), transaction.atomic(using=empty_database):
         rows("SecurityEvent").update(kind="other")
+
+
+def test_gateways_from_before_are_their_sessions_fleets_and_stay_their_sessions(empty_database: str) -> None:
+    migrate(empty_database, "machines", "0008_words")
+    apps = migrate(empty_database, "support", "0005_escalation")
+
+    def rows(model: str, app: str = "machines") -> Any:
+        return apps.get_model(app, model).objects.using(empty_database)
+
+    made = {}
+    for number, name in enumerate(("North", "South"), 1):
+        fleet = rows("Fleet").create(name=name, slug=name.lower())
+        site = rows("Site").create(fleet=fleet, name="Station", city="Milano", country="IT", time_zone="Europe/Rome")
+        aurora = rows("MachineModel").create(name=f"Aurora {number}")
+        machine = rows("Machine").create(
+            fleet=fleet, site=site, model=aurora, serial="A1", vpn_address=f"127.64.0.{number}"
+        )
+        now = timezone.now()
+        session = rows("SupportSession", "support").create(
+            machine=machine, fleet=fleet, gateway_due_at=now, answer_due_at=now
+        )
+        made[rows("Gateway", "support").create(session=session, driver="local", state="ready").pk] = fleet.pk
+
+    apps = migrate(empty_database, "support", "0006_warm_gateways")
+
+    gateways = rows("Gateway", "support")
+    assert dict(gateways.values_list("pk", "fleet")) == made
+    assert set(gateways.values_list("born_warm", "claimed_at")) == {(False, None)}
+    with pytest.raises(DatabaseError, match="claimed once"), transaction.atomic(using=empty_database):
+        gateways.update(session=None)

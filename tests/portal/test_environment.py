@@ -26,6 +26,9 @@ def test_values_are_read_by_type() -> None:
     assert env.seconds("B", 0.5, minimum=1, maximum=20) == 17.0
     assert env.seconds("EMPTY", 0.5, minimum=1, maximum=20) == 0.5
     assert Environment({"S": "0.25"}).seconds("S", 1, minimum=0.1, maximum=1) == 0.25
+    assert env.number_or("B", 0, word="auto", maximum=20) == 17
+    assert env.number_or("EMPTY", 0, word="auto", maximum=20) == 0
+    assert Environment({"N": "auto"}).number_or("N", 0, word="auto", maximum=20) == "auto"
     assert env.items("C") == ["x", "y"]
     assert env.address("D", "") == ("::1", 8000)
     assert env.choice("E", ("one", "two"), "one") == "two"
@@ -42,6 +45,14 @@ def test_values_are_read_by_type() -> None:
         (lambda env: env.number("WORD", 1), "WORD: found 'maybe', expected a whole number"),
         (lambda env: env.number("SMALL", 1, minimum=1), "SMALL: found 0, expected 1 or more"),
         (lambda env: env.number("TEN", 1, maximum=9), "TEN: found 10, expected 9 or less"),
+        (
+            lambda env: env.number_or("WORD", 0, word="auto", maximum=9),
+            "found 'maybe', expected auto or a number from 0",
+        ),
+        (
+            lambda env: env.number_or("TEN", 0, word="auto", maximum=9),
+            "TEN: found '10', expected auto or a number from",
+        ),
         (lambda env: env.seconds("WORD", 1, minimum=0.1, maximum=9), "found 'maybe', expected seconds from 0.1 to 9"),
         (lambda env: env.seconds("TEN", 1, minimum=0.1, maximum=9), "TEN: found '10', expected seconds from 0.1 to 9"),
         (lambda env: env.span("WORD"), "WORD: found 'maybe', expected two numbers"),

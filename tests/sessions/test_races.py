@@ -254,7 +254,8 @@ def test_several_stokers_and_workers_do_not_overfill_a_pool(settings: Settings) 
     _at_once([partial(work, 3, stoker.run_pass) for stoker in stokers])
     assert len(driver.started) == len(driver.alive) == most == 3
     sessions = [press(f"M{number}") for number in range(3)]
-    _at_once([partial(work, 4, hand.run_pass) for hand in (worker, *stokers)])
+    hands: list[Worker | Stoker] = [worker, *stokers]
+    _at_once([partial(work, 4, hand.run_pass) for hand in hands])
     work(2, stokers[0].run_pass)  # what was claimed after the last pass of all of them
     assert len(driver.started) == 6 and most == 3
     assert Gateway.objects.filter(session__in=sessions, born_warm=True, state=GatewayState.READY).count() == 3
