@@ -21,6 +21,7 @@ from machines.authorisation import isolation, nft
 from machines.authorisation.agent import Agent
 from machines.authorisation.allow_list import AllowListError
 from machines.authorisation.hands import Hands
+from machines.authorisation.health import Health, HealthServer
 from machines.authorisation.isolation import IsolationConfig
 from machines.authorisation.nft import NftError
 from machines.authorisation.rows import read_wishes
@@ -85,6 +86,7 @@ class Command(BaseCommand):
             hands = Hands(server_files, partial(_isolate, _isolation_config()))
             allow_list, known = hands.start()
             agent = Agent(server_files.socket_path, server_files.network, hands, allow_list=allow_list, known=known)
+            health = _start_health(Health(server_files.folder, lambda: agent.is_answering))
 
             def end(*_: object) -> None:
                 stop.set()
@@ -99,6 +101,8 @@ class Command(BaseCommand):
             self.stdout.write(f"Authorising machines at {server_files.socket_path}; Ctrl-C ends it.")
             self.stdout.flush()
             agent.run(stop)
+            if health is not None:
+                health.stop()
             hands.ring()
             thread.join(3)
 
@@ -107,6 +111,18 @@ def _server_files() -> ServerFiles:
     network = settings.VPN_NETWORK
     assert isinstance(network, ipaddress.IPv4Network)  # the settings see to it
     return ServerFiles(settings.VPN_DIR, network)
+
+
+def _start_health(health: Health) -> HealthServer | None:
+    if settings.VPN_HEALTH_BIND is None:
+        return None
+    server = HealthServer(settings.VPN_HEALTH_BIND, health)
+    try:
+        server.start()
+    except OSError as error:
+        host, port = settings.VPN_HEALTH_BIND
+        raise CommandError(f"VPN_HEALTH_BIND: cannot listen on {host}:{port}: {error.strerror}.") from error
+    return server
 
 
 def _isolation_config() -> IsolationConfig:
