@@ -36,7 +36,7 @@ def containers(stack: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]
 
 
 def environment(container: dict[str, Any], stack: str, **parameters: str) -> dict[str, str]:
-    """What a container's process has in its environment, with the parameters' values; secrets are their names."""
+    """What a container's process has in its environment, conditions met; secrets are their names."""
     given = {name: str(one.get("Default", "")) for name, one in template(stack)["Parameters"].items()} | parameters
     values = {one["Name"]: _text(one["Value"], given) for one in container.get("Environment", [])}
     return values | {one["Name"]: one["Name"] for one in container.get("Secrets", [])}
@@ -49,5 +49,7 @@ def _text(value: Any, parameters: dict[str, str]) -> str:
             return parameters[argument]
         if function == "Fn::Sub" and isinstance(argument, str):
             return re.sub(r"\$\{(\w+)\}", lambda found: parameters[found[1]], argument)
+        if function == "Fn::If":
+            return _text(argument[1], parameters)
         raise AssertionError(f"found {function}, expected Ref or Fn::Sub")
     return str(value)
