@@ -374,7 +374,7 @@ def main() -> int:
         _say(str(error))
         return 1
     threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
-    _say(f"waiting for a profile on port {given.port}")
+    _say(f"waiting for a profile on port {door.server_port}")
     deadline = time.monotonic() + given.wait_s
     while not gateway.taken.is_set() and not stop.wait(0.05):
         if time.monotonic() > deadline:
