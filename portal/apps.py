@@ -9,6 +9,8 @@ class PortalConfig(AppConfig):
     verbose_name = "Portal"
 
     def ready(self) -> None:
+        from portal import checks  # noqa: F401  (they register themselves)
+
         if settings.ACCELERATOR:
             from backbone.passes import AcceleratorPasses
             from sessions import worker
