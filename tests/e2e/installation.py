@@ -82,6 +82,10 @@ class Installation:
         people_and_machines = {"password": self.password, "serials_and_addresses": [*self.machines.items()]}
         self.tokens = json.loads(self._run("-m", "tests.e2e.seed", stdin=json.dumps(people_and_machines)))
 
+    def choose(self, **environment: str) -> None:
+        """Other settings, from the next start on."""
+        self._environment |= environment
+
     def start(self, *arguments: str) -> None:
         """Returns when the server, started with these arguments, says that it is ready."""
         ready = self.folder / "ready"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import re
@@ -51,7 +52,7 @@ def server(push_service: PushService, tmp_path_factory: pytest.TempPathFactory) 
 class Someone:
     """A person with phones and no page open; calls the API as their service worker does."""
 
-    def __init__(self, name: str, server: Installation, service: PushService) -> None:
+    def __init__(self, name: str, server: Installation, service: PushService | None = None) -> None:
         self.name, self._server, self._service = name, server, service
         self._http = requests.Session()
         self._http.headers["Referer"] = f"{server.address}/"
@@ -62,6 +63,7 @@ class Someone:
 
     def phone(self) -> Browser:
         """One more browser that gets messages."""
+        assert self._service is not None
         browser = self._service.browser()
         status, _ = self.post("/devices/", {**browser.subscription, "browser": "Chrome", "name": "phone"})
         assert status == 201
@@ -74,6 +76,18 @@ class Someone:
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         answer = self._call("POST", path, body)
         return answer.status_code, answer.json()
+
+    def get(self, path: str) -> Any:
+        """What a call of the API answers; AssertionError when it does not go well."""
+        answer = self._http.get(f"{self._server.address}/api/v1{path}", timeout=20)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def page(self, path: str) -> str:
+        """What stands on a page before any program of it runs."""
+        answer = self._http.get(f"{self._server.address}{path}", timeout=20)
+        assert answer.status_code == 200, answer.text
+        return html.unescape(answer.text)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
         """A service worker has no page to read a token from: it asks for one."""
@@ -97,16 +111,23 @@ class Button:
         self.session_id = str(self._post("/api/v1/support-requests/", body, 201)["id"])
         return self.session_id
 
+    def read(self) -> Any:
+        """How it stands, as the machine hears it; what is over counts as heard then."""
+        return self._call("GET", f"/api/v1/support-requests/{self.session_id}/", None, 200)
+
     def cancel(self) -> None:
         self._post(f"/api/v1/support-requests/{self.session_id}/cancel/", {}, 200)
 
     def _post(self, path: str, body: dict[str, Any], status: int) -> Any:
+        return self._call("POST", path, body, status)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None, status: int) -> Any:
         connection = http.client.HTTPConnection(
             str(self._face.hostname), self._face.port, timeout=20, source_address=(self._address, 0)
         )
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         headers["Idempotency-Key"] = uuid.uuid4().hex
-        connection.request("POST", path, json.dumps(body), headers)
+        connection.request(method, path, body and json.dumps(body), headers)
         answer = connection.getresponse()
         document = json.loads(answer.read())
         connection.close()

@@ -85,12 +85,13 @@ def test_task_comes_up_with_a_guacd_and_goes_with_it(ecs: FakeEcs) -> None:
             return b""
 
     ecs.wait_for(lambda _: says() == b"4.args", what="guacd answers")
+    assert processes.find(PORTAFILTER_FAKE_TASK=task["taskArn"]) != []
     assert api.list_tasks(cluster="portafilter", startedBy="session-1")["taskArns"] == [task["taskArn"]]
     api.stop_task(cluster="portafilter", task=task["taskArn"], reason="over")
     assert api.list_tasks(cluster="portafilter", startedBy="session-1")["taskArns"] == []
     ecs.wait_for(lambda _: described(api, task["taskArn"])["lastStatus"] == "STOPPED")
     assert described(api, task["taskArn"])["stopCode"] == "UserInitiated"
-    assert processes.find(FAKE_ECS_TASK=task["taskArn"]) == []
+    assert processes.find(PORTAFILTER_FAKE_TASK=task["taskArn"]) == []
     gone = ["PROVISIONING", "PENDING", "RUNNING", "DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"]
     assert list(dict.fromkeys(statuses(ecs, task["taskArn"]))) == gone
 
@@ -278,10 +279,11 @@ def test_nothing_outlives_a_fake_that_is_killed() -> None:
         with connection:
             connection.sendall(b"6.select,3.rdp;")  # guacd starts a process of its own for it
             assert connection.recv(6) == b"4.args"
+            assert len(processes.find(PORTAFILTER_FAKE_TASK=arn)) >= 2
             process.kill()
             process.wait()
             deadline = time.monotonic() + (5 if os.getuid() == 0 else 20)
-            while processes.find(FAKE_ECS_TASK=arn):
+            while processes.find(PORTAFILTER_FAKE_TASK=arn):
                 assert time.monotonic() < deadline, "guacd lives on"
                 time.sleep(0.01)
     finally:

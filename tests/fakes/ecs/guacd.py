@@ -50,7 +50,7 @@ class Guacd:
         chain += ["/usr/bin/prlimit", "--core=0", _GUACD, "-f", "-b", address, "-l", str(PORT), "-L", "error"]
         self.process = subprocess.Popen(
             chain,
-            env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "FAKE_ECS_TASK": task_arn},
+            env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PORTAFILTER_FAKE_TASK": task_arn},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -258,7 +258,7 @@ class FakeEcs:
             self._strike(number, "after")
         except AwsFault as fault:
             if answer == Answer.GOOD:
-                self._amend(number, fault)
+                self._amend(number, fault, is_mistake=fault.status == 400 and region == self.region)
             self._strike(number, "after")
             return fault.status, wire.json.dumps(fault.body).encode()
         if answer == Answer.FAILED_LATE:
@@ -309,12 +309,12 @@ class FakeEcs:
             self._arrived.notify_all()
             return len(self.calls)
 
-    def _amend(self, number: int, fault: AwsFault) -> None:
+    def _amend(self, number: int, fault: AwsFault, *, is_mistake: bool) -> None:
         """The call broke a rule."""
         with self._arrived:
             call = self.calls[number - 1]
             self.calls[number - 1] = Call(call.name, call.arguments, call.at, fault.code)
-            if fault.status == 400:
+            if is_mistake:
                 self.refused.append(f"{call.name}: {fault.code}: {fault}")
 
     def _strike(self, number: int, when: str) -> bool:

@@ -105,7 +105,7 @@ class Life:
             assert kinds.count(once) <= 1, kinds
         for task in self.tasks:
             assert task.shape["desiredStatus"] == "STOPPED"
-            assert processes.find(FAKE_ECS_TASK=task.arn) == []
+            assert processes.find(PORTAFILTER_FAKE_TASK=task.arn) == []
 
 
 def _nothing_runs(ecs: FakeEcs) -> bool:
