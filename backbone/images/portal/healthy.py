@@ -1,6 +1,7 @@
 """Is what runs in this container well? Ends with 0 if so, else with 1 and a sentence.
 
     healthy.py http://127.0.0.1:8000/healthz    a face answers 200, `degraded` or not: a start cures none of that
+    healthy.py answering http://…               anything is answered: a start would not cure what is said to be wrong
     healthy.py machines                         the machines' face does so at the server's address in VPN_NETWORK; while
                                                 OpenVPN is away there is no such address, and nothing to be unwell
     healthy.py alive                            a worker or keeper holds its sign of life in STATE_DIR/processes
@@ -16,6 +17,7 @@ import ipaddress
 import os
 import socket
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +25,12 @@ from urllib.parse import urlsplit
 _TIMEOUT_S = 4.0
 
 
-def check(what: str) -> str:
+def check(what: str, url: str = "") -> str:
     """What is wrong, in a sentence; empty when all is well."""
+    if what == "answering" and url.startswith("http://"):
+        return _answers(url, whatever=True)
+    if url:
+        return f"Found {what!r} with {url!r}, expected 'answering' with an http:// address."
     if what == "alive":
         return _holds_its_sign_of_life(Path(os.environ.get("STATE_DIR", "/var/lib/portafilter")) / "processes")
     if what == "machines":
@@ -47,7 +53,7 @@ def _machines_face(network: str) -> str:
     return _answers(f"http://{address}:8001/healthz")
 
 
-def _answers(url: str) -> str:
+def _answers(url: str, *, whatever: bool = False) -> str:
     # Django answers under the portal's own name alone.
     host = urlsplit(os.environ.get("PUBLIC_ORIGINS", "").split(",")[0].strip()).netloc
     request = urllib.request.Request(url, headers={"Host": host} if host else {})
@@ -55,6 +61,8 @@ def _answers(url: str) -> str:
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
             return "" if answer.status == 200 else f"{url} answered {answer.status}, expected 200."
+    except urllib.error.HTTPError as error:
+        return "" if whatever else f"{url} answered {error.code}, expected 200."
     except (OSError, ValueError) as error:
         return f"{url} did not answer as expected: {error}."
 
@@ -77,7 +85,7 @@ def _holds_its_sign_of_life(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    wrong = check(sys.argv[1] if len(sys.argv) == 2 else "")
+    wrong = check(*sys.argv[1:3]) if len(sys.argv) in {2, 3} else check("")
     if wrong:
         print(wrong, file=sys.stderr)
     sys.exit(1 if wrong else 0)
