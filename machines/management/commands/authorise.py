@@ -10,6 +10,7 @@ import threading
 import time
 from argparse import ArgumentParser
 from functools import partial
+from pathlib import Path
 from typing import IO
 
 from django.conf import settings
@@ -98,6 +99,8 @@ class Command(BaseCommand):
             # A daemon: a database that hangs must not keep the process from ending.
             thread = threading.Thread(target=hands.run, args=(stop,), name="hands", daemon=True)
             thread.start()
+            if settings.GATEWAY != "local" and _forwards_nothing():
+                self.stderr.write("net.ipv4.ip_forward is 0: gateways that are not on this computer reach no machine.")
             self.stdout.write(f"Authorising machines at {server_files.socket_path}; Ctrl-C ends it.")
             self.stdout.flush()
             agent.run(stop)
@@ -135,6 +138,11 @@ def _isolation_config() -> IsolationConfig:
         gateways=ipaddress.IPv4Network(str(networks.gateways(settings.VPN_NETWORK))),
         network=ipaddress.IPv4Network(str(settings.VPN_NETWORK)) if settings.VPN_MASQUERADE else None,
     )
+
+
+def _forwards_nothing() -> bool:
+    path = Path("/proc/sys/net/ipv4/ip_forward")
+    return path.exists() and path.read_text().strip() == "0"
 
 
 def _isolate(config: IsolationConfig, passages: frozenset[Passage]) -> None:
