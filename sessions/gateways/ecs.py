@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import threading
 import time
@@ -69,10 +70,10 @@ class EcsGateways:
         self._tasks = Tasks(lambda arns: self._calls.describe(arns, deadline=time.monotonic() + _LOOK_S))
         self._probes = Probes()
         self._events = ecs_events.Events(self._tasks, installation=self._installation)
-        # By attempt, in this process: when an order got no answer, when its task was last searched for, and what was
-        # last found at a starting one.
+        # By attempt, in this process: when an order got no answer, when its task was last searched for and which it is,
+        # and what was last found at a starting one.
         self._unanswered: dict[str, float] = {}
-        self._searched: dict[str, float] = {}
+        self._searched: dict[str, tuple[float, str]] = {}
         self._last_words: dict[str, str] = {}
 
     def start(self, request: GatewayRequest) -> GatewayStatus:
@@ -313,22 +314,26 @@ class EcsGateways:
 
     def _search(self, attempt_id: str, deadline: float) -> str:
         """The task of an attempt without a handle; empty when there is none. StillStopping: that is not known yet."""
+        at, arn = self._searched.get(attempt_id, (-math.inf, ""))
+        if arn:
+            return arn
         asked_at = self._unanswered.get(attempt_id)
         is_in_doubt = asked_at is not None and time.monotonic() - asked_at < _UNANSWERED_S
-        last = self._searched.get(attempt_id)
-        if not is_in_doubt or last is None or time.monotonic() - last >= _SEARCH_EVERY_S:
-            self._searched[attempt_id] = time.monotonic()
-            if arn := self._find(attempt_id, deadline):
+        if not is_in_doubt or time.monotonic() - at >= _SEARCH_EVERY_S:
+            arn = self._find(attempt_id, deadline)
+            self._searched[attempt_id] = time.monotonic(), arn
+            if arn:
                 return arn
         if is_in_doubt:
             raise StillStopping("It is not known yet whether AWS started the gateway.")
         return ""
 
     def _find(self, attempt_id: str, deadline: float) -> str:
-        """The task of an attempt by its tags, one that runs before one that ends; empty when there is none."""
+        """The task of an attempt by its tags, also one that has stopped within the last hour; empty: there is none."""
         for desired_status in ("RUNNING", "STOPPED"):
             for task in self._list(desired_status, deadline):
-                if task.attempt == attempt_id and not task.is_stopped:
+                if task.attempt == attempt_id:
+                    self._tasks.learn(task, attempt=attempt_id)
                     return task.arn
         return ""
 
