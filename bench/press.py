@@ -25,8 +25,8 @@ def measure() -> list[Row]:
             rescue.end(one, machine, session_id)
             if number:  # the first finds nothing warm, neither imports nor the browser
                 cards.append(card["shown"] - pressed_at * 1000)
-                recorded.append((_moment(row["requested_at"]) - pressed_at) * 1000)
-                readies.append(_moment(row["ready_at"]) - pressed_at)
+                recorded.append((moment(row["requested_at"]) - pressed_at) * 1000)
+                readies.append(moment(row["ready_at"]) - pressed_at)
                 seen.append(card["ready"] / 1000 - pressed_at)
                 by_hand.append(took)
     return [
@@ -43,6 +43,6 @@ def measure() -> list[Row]:
     ]  # fmt: skip
 
 
-def _moment(column: str) -> float:
+def moment(column: str) -> float:
     """A time in the database, which is UTC, as seconds since the epoch."""
     return datetime.fromisoformat(column).replace(tzinfo=UTC).timestamp()
