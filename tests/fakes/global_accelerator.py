@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,6 @@ REGION = "us-west-2"
 _TARGET = "GlobalAccelerator_V20180706."
 _KEY, _SECRET = "AKIAFAKEACCELERATOR0", "fake-secret"
 _ACCOUNT = "123456789012"
-# As AWS keeps a dial: a 32-bit float.
 _MOODS = {
     "throttled": ("ThrottlingException", "Rate exceeded", 400),
     "forbidden": (
@@ -73,6 +73,12 @@ class FakeGlobalAccelerator:
             "AWS_SECRET_ACCESS_KEY": _SECRET,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def clear(self) -> None:
+        """As if nobody had been here."""
+        for kept in (self.accelerators, self.listeners, self.groups, self.calls, self.refused, self.faults, self.lost):
+            kept.clear()
+        self.page = 100
 
     # --- what a test makes and changes --------------------------------------------------------------------------------
 
@@ -210,7 +216,8 @@ class FakeGlobalAccelerator:
                 for one in configurations
             ]
         if dial is not None:
-            group["TrafficDialPercentage"] = dial
+            # AWS keeps a 32-bit float.
+            group["TrafficDialPercentage"] = struct.unpack("f", struct.pack("f", dial))[0]
         self.accelerators[self.listeners[group["listener"]]["accelerator"]]["Status"] = "IN_PROGRESS"
         return group
 
@@ -260,6 +267,7 @@ def _public(one: dict[str, Any]) -> dict[str, Any]:
 def _handler(fake: FakeGlobalAccelerator) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet: two would wait for each other's acknowledgement
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
