@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from sessions.gateways import processes
 from tests.portal.server_process import ServerProcess
 
 
@@ -133,3 +136,19 @@ def test_gateways_are_stopped_at_the_end_only_when_asked(serve: ServerProcess, s
         finally:
             ours.kill()
             others.kill()
+
+
+def test_warm_gateways_end_with_the_server_when_asked(serve: ServerProcess) -> None:
+    serve.seed({"A1": "127.64.0.1"})
+    process = serve.start("--stop-gateways", GATEWAY_WARM="1")
+
+    def states() -> list[str]:
+        with contextlib.closing(sqlite3.connect(serve.folder / "db.sqlite3")) as database:
+            return [state for (state,) in database.execute("SELECT state FROM support_gateway")]
+
+    serve.until(lambda: states() == ["ready"])
+    assert processes.find(PORTAFILTER_INSTALLATION=str(serve.folder))
+    process.terminate()
+    assert process.wait(30) == 0, serve.log.read_text()
+    assert processes.find(PORTAFILTER_INSTALLATION=str(serve.folder)) == []
+    assert states() == ["stopping"], "the next start confirms it, and takes none that is gone for ready"
