@@ -133,13 +133,16 @@ class Aws:
         try:
             client = self._client(service)
             answer: dict[str, Any] = getattr(client, xform_name(name))(**arguments)
+            if _is_page(answer):
+                raise ResponseParserError("a web page")
             return {key: _read(value) for key, value in answer.items()}
         except ClientError as error:
             refused = words.refused(error.response)
             self._forget(client, refused.kind)
             raise refused from error
-        except (BotoCoreError, ResponseParserError, AttributeError, ValueError) as error:
-            # The last two: a boto3 that is too old for the call, or an AWS_ENDPOINT_URL that is none.
+        except (BotoCoreError, ResponseParserError, AttributeError, ValueError, KeyError) as error:
+            # Of the last three: a boto3 that is too old for the call, an AWS_ENDPOINT_URL that is none, and an answer
+            # that is not AWS'.
             unanswered = words.unanswered(error)
             self._forget(client, unanswered.kind)
             raise unanswered from error
@@ -237,7 +240,7 @@ class _Words:
         kind, words, is_permanent = self._unanswered(error)
         # Read, or broken off: by then it had been sent.
         names = {"ReadTimeoutError", "ConnectionClosedError", "ResponseStreamingError", "IncompleteReadError"}
-        was_sent = type(error).__name__ in names | {"HTTPClientError", "ResponseParserError"}
+        was_sent = type(error).__name__ in names | {"HTTPClientError", "ResponseParserError", "KeyError"}
         message = f"{self.action}: {words}"
         return AwsError(message, kind=kind, is_permanent=is_permanent, may_have_happened=was_sent)
 
@@ -266,7 +269,7 @@ class _Words:
             return Kind.UNREACHABLE, f"{what} cannot be reached ({name}).", None
         if isinstance(error, aws.InvalidRegionError):
             return Kind.REFUSED, f"found no region's name in {self.where}, expected one as in eu-west-1.", None
-        if isinstance(error, (ResponseParserError, aws.IncompleteReadError)):
+        if isinstance(error, (ResponseParserError, KeyError, aws.IncompleteReadError)):
             return Kind.BROKEN, f"what answers is not {what} ({name}). Look at AWS_ENDPOINT_URL and at proxies.", False
         if isinstance(error, aws.ParamValidationError):
             words = f"what was to be asked of {self.about} is not what AWS allows; look at {self.setting}."
@@ -327,6 +330,12 @@ def _without_account(arn: str | None) -> str:
     """An ARN's last part, as in role/portafilter-gateway."""
     parts = (arn or "").split(":", 5)
     return parts[5].rstrip(".,") if len(parts) == 6 and parts[0] == "arn" else ""
+
+
+def _is_page(answer: Mapping[str, Any]) -> bool:
+    """Whether something before AWS has answered with a page of its own; boto3 takes that for an empty answer."""
+    headers = (answer.get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
+    return str(headers.get("content-type", "")).startswith("text/html")
 
 
 def _read(value: Any) -> Any:
