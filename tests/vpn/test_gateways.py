@@ -183,6 +183,18 @@ def test_openvpn_that_was_killed_is_back_and_the_rescue_goes_on(vpn: Installatio
     assert ready(vpn, "A1") and [row["id"] for row in gateways(vpn, warm=False)] == [own.number]
 
 
+def test_next_agent_takes_gateways_over_as_they_are(vpn: Installation, both: tuple[Task, Task]) -> None:
+    own, _ = both
+    before, starts = own.identity, vpn.log_of("authorise").count("At OpenVPN's management socket")
+    vpn.bed.authorise.kill()
+    wait_until(
+        lambda: vpn.log_of("authorise").count("At OpenVPN's management socket") > starts, what="the agent is back"
+    )
+    assert own.identity == before
+    assert "was sent round" not in vpn.log_of("authorise")
+    assert vpn.connects_from(own.space, [(vpn.clerk("address", "A1"), 3389)]) == ["open"]
+
+
 def test_withdrawn_gateway_is_cut_off_though_its_task_lives(vpn: Installation, both: tuple[Task, Task]) -> None:
     _, waiting = both
     assert vpn.pings_from(waiting.space, API[0])

@@ -251,6 +251,56 @@ def test_tunnel_that_came_after_the_wish_is_not_meant() -> None:
     assert scene.later(0) == [TunnelEnded(5, "m-1")]
 
 
+# --- gateways ---------------------------------------------------------------------------------------------------------
+
+GATEWAY = "g-7f3e5a0c-0000-4000-8000-00000000000a"
+G1 = "b1" * 32
+WITH_GATEWAY = AllowList(LIST.machines, {GATEWAY: Allowed("10.77.0.2", frozenset({G1}))})
+
+
+def test_gateway_gets_its_own_address_and_one_whose_attempt_is_over_hears_so() -> None:
+    assert Scene(WITH_GATEWAY).asks(0, GATEWAY, G1) == [Admit(0, 1, "10.77.0.2")]
+    scene = Scene(LIST)
+    assert scene.asks(0, GATEWAY, G1) == []
+    denied, alarm = scene.later(0.5, LIST)
+    assert isinstance(denied, Deny) and denied.shown == words.OVER
+    assert isinstance(alarm, Alarm) and alarm.common_name == GATEWAY
+
+
+def test_gateway_counts_as_out_only_when_its_tunnel_is_gone() -> None:
+    scene = Scene(WITH_GATEWAY)
+    joined = scene.gets_in(0, GATEWAY, G1)
+    leaving = Ending(7, GATEWAY, None)
+    scene.wish(LIST, leaving)
+    assert scene.later(0) == [Halt(0)]
+    assert scene.later(1) == []
+    assert scene.later(1) == [Forget(HOME, 40000)]  # it was asked, and has not gone
+    assert [type(one) for one in scene.goes(0)] == [Left] and joined.key
+    assert scene.later(0) == [TunnelEnded(7, GATEWAY)]
+    assert scene.later(1) == []
+
+
+def test_gateway_that_comes_just_when_it_is_over_is_out_before_that_is_said() -> None:
+    scene = Scene(LIST)
+    scene.at += 0.1
+    assert scene.asks(0, GATEWAY, G1) == []
+    scene.admission.wish(LIST, [Ending(7, GATEWAY, None)], read_at=scene.at - 0.05)  # read before it came
+    assert scene.later(0) == []
+    scene.at += 0.3
+    scene.wish(LIST, Ending(7, GATEWAY, None))
+    assert [type(one) for one in scene.later(0)] == [Deny, Alarm, TunnelEnded]
+
+
+def test_number_of_a_machines_wish_and_of_a_gateways_are_not_confused() -> None:
+    scene = Scene(WITH_GATEWAY)
+    scene.gets_in(0, GATEWAY, G1)
+    scene.wish(WITH_GATEWAY, Ending(7, "m-1", scene.now.wall))
+    assert scene.later(0) == [TunnelEnded(7, "m-1")]
+    scene.goes(0)
+    scene.wish(LIST, Ending(7, "m-1", scene.now.wall), Ending(7, GATEWAY, None))
+    assert scene.later(0) == [TunnelEnded(7, GATEWAY)]
+
+
 # --- when something was away ------------------------------------------------------------------------------------------
 
 

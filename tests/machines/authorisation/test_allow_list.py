@@ -24,6 +24,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_gateways_are_in_the_file_beside_machines_and_an_older_file_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "allow-list.json"
+    both = AllowList(LIST.machines, {"g-7f3e5a0c": Allowed("10.77.0.2", frozenset({A1}))})
+    allow_list.write(path, both)
+    assert allow_list.read(path) == both
+    assert both.address_of("g-7f3e5a0c", A1) == "10.77.0.2"
+    assert both.address_of("g-7f3e5a0d", A1) is None
+    path.write_text('{"version": 1, "machines": {}}')
+    assert allow_list.read(path) == AllowList()
+    with pytest.raises(ValueError, match="expected g- and an attempt"):
+        AllowList({}, {"m-1": Allowed("10.77.0.2", frozenset())})
+
+
 def test_only_a_fingerprint_under_its_own_name_has_an_address() -> None:
     assert LIST.address_of("m-1", A1) == "10.77.1.1"
     assert LIST.address_of("m-2", A1) is None
