@@ -15,7 +15,7 @@ from backbone.models import AcceleratorReading, DialWish
 from backbone.passes import AcceleratorPasses
 from machines.aws import Aws
 from machines.models import SecurityEvent, User
-from sessions import worker
+from sessions import bell, worker
 from tests.fakes.global_accelerator import FakeGlobalAccelerator, load_balancer
 from tests.sessions.rescues import Clock
 
@@ -329,7 +329,7 @@ def test_hands_that_are_registered_run_in_the_workers_process(monkeypatch: pytes
         assert made == ["p1:watering"]
     finally:
         stop.set()
-        worker.bell.ring()
+        bell.ring()
         for thread in threads:
             thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
