@@ -335,7 +335,7 @@ def _without_account(arn: str | None) -> str:
 def _is_page(answer: Mapping[str, Any]) -> bool:
     """Whether something before AWS has answered with a page of its own; boto3 takes that for an empty answer."""
     headers = (answer.get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
-    return str(headers.get("content-type", "")).startswith("text/html")
+    return str(headers.get("content-type", "")).startswith("text/html") and "x-amzn-requestid" not in headers
 
 
 def _read(value: Any) -> Any:
