@@ -19,7 +19,10 @@ from sessions.gateways import door, probe, processes
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle
 
 JOIN = Path(__file__).resolve().parents[2] / "backbone/images/gateway/join.py"
-_GUACD = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "guacd", "-f", "-b", "0.0.0.0", "-l", "4822"]
+# As the containers have it: join.py is root with NET_ADMIN alone, guacd is nobody with nothing.
+_ROOT = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs"]
+_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--no-new-privs"]
+_GUACD = [*_NOBODY, "guacd", "-f", "-b", "0.0.0.0", "-l", "4822"]
 _MARK = "PORTAFILTER_TASK"
 
 
@@ -29,7 +32,7 @@ def folder_of(attempt_id: str) -> Path:
 
 
 def _join(attempt_id: str) -> list[str]:
-    return [sys.executable, str(JOIN), "--folder", str(folder_of(attempt_id))]
+    return [*_ROOT, sys.executable, str(JOIN), "--folder", str(folder_of(attempt_id))]
 
 
 class Tasks:
