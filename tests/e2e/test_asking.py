@@ -127,7 +127,7 @@ class Button:
         )
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         headers["Idempotency-Key"] = uuid.uuid4().hex
-        connection.request(method, path, body and json.dumps(body), headers)
+        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         answer = connection.getresponse()
         document = json.loads(answer.read())
         connection.close()

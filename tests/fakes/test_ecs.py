@@ -136,17 +136,18 @@ def test_what_aws_refuses_is_refused(ecs: FakeEcs, wrong: dict[str, Any], code: 
 
 def test_other_calls_have_rules_too(ecs: FakeEcs) -> None:
     api, queue = client(ecs), client(ecs, "sqs")
-    for call in (
-        lambda: api.describe_tasks(cluster="portafilter", tasks=[]),
-        lambda: api.describe_tasks(cluster="portafilter", tasks=["0" * 32] * 101),
-        lambda: api.list_tasks(cluster="portafilter", startedBy="s", family="portafilter-gateway"),
-        lambda: api.list_tasks(cluster="portafilter", nextToken="nonsense"),
-        lambda: api.stop_task(cluster="portafilter", task="0" * 32),
-        lambda: queue.receive_message(QueueUrl=ecs.queue_url, MaxNumberOfMessages=11),
-        lambda: queue.receive_message(QueueUrl=ecs.queue_url + "x"),
-    ):
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        (api.describe_tasks, {"cluster": "portafilter", "tasks": []}),
+        (api.describe_tasks, {"cluster": "portafilter", "tasks": ["0" * 32] * 101}),
+        (api.list_tasks, {"cluster": "portafilter", "startedBy": "s", "family": "portafilter-gateway"}),
+        (api.list_tasks, {"cluster": "portafilter", "nextToken": "nonsense"}),
+        (api.stop_task, {"cluster": "portafilter", "task": "0" * 32}),
+        (queue.receive_message, {"QueueUrl": ecs.queue_url, "MaxNumberOfMessages": 11}),
+        (queue.receive_message, {"QueueUrl": f"{ecs.queue_url}x"}),
+    ]
+    for call, arguments in calls:
         with pytest.raises(ClientError):
-            call()
+            call(**arguments)
     answer = api.describe_tasks(cluster="portafilter", tasks=["0" * 32])
     assert answer["failures"][0]["reason"] == "MISSING"
 
@@ -288,5 +289,4 @@ def test_nothing_outlives_a_fake_that_is_killed() -> None:
                 time.sleep(0.01)
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()

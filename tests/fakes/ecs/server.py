@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -245,7 +246,7 @@ class FakeEcs:
         except AwsFault as fault:
             self.refused.append(f"{name}: {fault.code}: {fault}")
             self._note(name, arguments, fault.code)
-            return fault.status, wire.json.dumps(fault.body).encode()
+            return fault.status, json.dumps(fault.body).encode()
         number = self._note(name, arguments, "" if answer == Answer.GOOD else answer.value)
         if self._strike(number, "before"):
             return None
@@ -260,10 +261,10 @@ class FakeEcs:
             if answer == Answer.GOOD:
                 self._amend(number, fault, is_mistake=fault.status == 400 and region == self.region)
             self._strike(number, "after")
-            return fault.status, wire.json.dumps(fault.body).encode()
+            return fault.status, json.dumps(fault.body).encode()
         if answer == Answer.FAILED_LATE:
-            fault = _fault(answer)
-            return fault.status, wire.json.dumps(fault.body).encode()
+            late = _fault(answer)
+            return late.status, json.dumps(late.body).encode()
         if answer == Answer.LATE:
             self._over.wait(_LATE_S)
         if answer in (Answer.LOST, Answer.LATE):
