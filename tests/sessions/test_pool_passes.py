@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
@@ -196,6 +196,35 @@ def test_session_that_ended_in_the_same_moment_leaves_the_gateway_warm(
     monkeypatch.setattr(services, "begin_starting", ended_meanwhile)
     house.worker.run_pass()
     assert len(house.warm()) == 1 and not session.gateways.exists()
+
+
+def test_session_whose_gateway_another_one_takes_in_that_moment_gets_the_next(house: House) -> None:
+    Fleet.objects.update(warm_gateways=2)
+    house.stoke()
+    first, second = house.press("A1"), house.press("A2")
+    values: dict[str, Any] = {"driver": "local", "attempt": 1, "now": house.clock()}
+    taken: list[Gateway | None] = []
+
+    def be_faster(execute: Any, sql: str, *args: Any) -> Any:
+        if "claimed_at" in sql.partition("WHERE")[0] and sql.startswith("UPDATE") and not taken:
+            taken.append(None)
+            taken.append(gateway_rows.claim(second, **values))
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(be_faster):
+        mine = gateway_rows.claim(first, **values)
+    assert mine is not None and taken[1] is not None and mine.pk != taken[1].pk
+    assert house.of(first).pk == mine.pk and house.of(second).pk == taken[1].pk
+    assert gateway_rows.claim(house.press("A3"), **values) is None
+
+
+def test_pool_gives_up_nothing_that_was_claimed_since_it_looked(house: House) -> None:
+    house.stoke()
+    (as_read,) = house.warm()
+    session = house.press()
+    house.worker.run_pass()
+    assert not gateway_rows.give_up(as_read, failure="It seemed lost.", now=house.clock())
+    assert house.of(session).state == GatewayState.READY
 
 
 def test_gateway_of_a_session_can_be_given_to_no_other(house: House) -> None:
