@@ -61,7 +61,7 @@ lint: setup-test ## Style, types and known weaknesses.
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m ruff format --check --quiet .
 	@$(PYTHON) -m mypy --no-error-summary
-	@$(PYTHON) -m bandit --quiet --recursive --severity-level medium --configfile pyproject.toml agent machines notifications portal sessions
+	@$(PYTHON) -m bandit --quiet --recursive --severity-level medium --configfile pyproject.toml agent backbone machines notifications portal sessions
 
 test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
 	@echo "— tests, on SQLite"
@@ -104,4 +104,4 @@ requirements: setup-test ## Writes the hashed requirements*.txt from requirement
 
 clean: ## Removes what was made, but for var/, which holds the demo's data and secrets.
 	rm -rf .venv node_modules static/dist static/dist.new-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find agent machines notifications portal sessions tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find agent backbone machines notifications portal sessions tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,8 +17,7 @@ class Step:
     """One stack is made or changed.
 
     `withheld` are parameters that a later step of the same stack gives for the first time; until then the template's
-    default holds, and after that what the stack already has. `after` names what the deploy tool does as soon as the stack
-    is there.
+    default holds, and after that what the stack already has. `after` is what the deploy tool does once it is there.
     """
 
     stack: str

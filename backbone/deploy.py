@@ -1,0 +1,350 @@
+"""Makes and changes the stacks of an installation one after the other, by change sets, and says what happens.
+
+Everything may be done again at any time: a stack that is as it should be is left alone, one that somebody else changes
+at the moment is waited for, and what a stop in the middle left is taken up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from backbone import app_secrets, migration, stacks, templates
+from backbone.parameters import Parameters
+from machines.aws import Aws, AwsError, Kind
+
+_UNCHANGED = ("didn't contain changes", "No updates are to be performed")
+# Nothing of it was ever whole, and CloudFormation takes no change to it.
+_NEVER_MADE = {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"}
+_CANCELLED = "cancelled"
+# The database and a certificate's proof by DNS take a quarter of an hour.
+_PATIENCE_S = 3600.0
+_TRIES = 5
+
+Say = Callable[[str], None]
+
+
+class DeployError(Exception):
+    """It did not go well; the text says in which stack, why, and what to do."""
+
+
+class Cloud:
+    """Calls for people who deploy: patient ones, tried again while AWS takes no more or fails."""
+
+    def __init__(self, region: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.region = region
+        self.aws = Aws(region, setting="--region", connect_s=5, answer_s=60)
+        self.sleep = sleep
+
+    def again(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The answer, at the fifth try at last; only for calls that may be made twice. Raises AwsError."""
+        for number in range(1, _TRIES + 1):
+            try:
+                return call()
+            except AwsError as error:
+                if number == _TRIES or error.kind not in {Kind.THROTTLED, Kind.FAILED, Kind.TIMEOUT, Kind.UNREACHABLE}:
+                    raise
+                self.sleep(2.0**number)
+        raise AssertionError("the last try returns or raises")
+
+
+class Deployment:
+    """One installation's stacks in one region."""
+
+    def __init__(self, cloud: Cloud, installation: str, say: Say, *, poll_s: float = 5.0) -> None:
+        self.cloud = cloud
+        self.installation = installation
+        self.say = say
+        self.poll_s = poll_s
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def describe(self, stack: str) -> dict[str, Any] | None:
+        """The stack as CloudFormation describes it; None when there is none. Raises AwsError."""
+        name = stacks.name_of(self.installation, stack)
+        try:
+            answer = self.cloud.again(
+                lambda: self.cloud.aws.call(
+                    "cloudformation", "DescribeStacks", about=f"the stack {name}", setting="--name", StackName=name
+                )
+            )
+        except AwsError as error:
+            if error.code == "ValidationError" and "does not exist" in error.said:
+                return None
+            raise
+        found: dict[str, Any] = answer["Stacks"][0]
+        return None if found["StackStatus"] in {"REVIEW_IN_PROGRESS", "DELETE_COMPLETE"} else found
+
+    def outputs(self) -> dict[str, str]:
+        """The outputs of all stacks that are there, by name."""
+        found: dict[str, str] = {}
+        for stack in stacks.STACKS:
+            found |= outputs_of(self.describe(stack))
+        return found
+
+    # --- making -------------------------------------------------------------------------------------------------------
+
+    def run(self, steps: Sequence[stacks.Step], parameters: Parameters, *, dry: bool = False) -> None:
+        """Makes or changes the stacks of these steps in order. Raises DeployError, AwsError at the first that fails."""
+        outputs: dict[str, str] = {}
+        for step in stacks.STEPS:
+            if step in steps:
+                self._bring(step, parameters.values(step, outputs), dry)
+            found = outputs_of(self.describe(step.stack))
+            outputs |= found
+            if step in steps and not dry:
+                self._after(step, outputs)
+
+    def _after(self, step: stacks.Step, outputs: Mapping[str, str]) -> None:
+        if step.after == "secrets":
+            made = app_secrets.make_missing(self.cloud, outputs["AppSecretArn"])
+            self.say(f"{step.stack}: made {', '.join(made)}." if made else f"{step.stack}: the secrets are there.")
+        elif step.after == "migrate":
+            migration.run(self.cloud, outputs, self.say, poll_s=self.poll_s)
+
+    def _bring(self, step: stacks.Step, values: dict[str, str], dry: bool) -> None:
+        stack, declared = step.stack, templates.read(step.stack).parameters
+        there = self.describe(stack)
+        if there and there["StackStatus"].endswith("_IN_PROGRESS"):
+            self.say(f"{stack}: somebody changes it ({there['StackStatus']}); waiting.")
+            there = self._wait(stack, None)
+        if there and there["StackStatus"] in _NEVER_MADE:
+            there = self._clear_away(stack, there, dry)
+        if there and there["StackStatus"] == "UPDATE_ROLLBACK_FAILED":
+            raise DeployError(
+                f"{stack}: a change failed, and so did going back. In CloudFormation, choose Continue update rollback "
+                f"for {stacks.name_of(self.installation, stack)}; what it says there is to be put right first."
+            )
+        if "CloudFrontNetworks" in declared and "CloudFrontNetworks" not in values and not dry:
+            values |= self._cloudfront_networks(stack, values)
+        unfilled = [name for name, one in declared.items() if "Default" not in one and name not in values]
+        if unfilled:
+            if dry:
+                self.say(f"{stack}: would be made as soon as those before it are there ({', '.join(unfilled)}).")
+                return
+            raise DeployError(f"{stack}: nothing says {', '.join(unfilled)}. Deploy the stacks before it first.")
+        if dry and not there:
+            self.say(f"{stack}: would be made, {len(templates.read(stack).resources)} resources at most.")
+            return
+        self._change(step, there, values, dry)
+
+    def _change(self, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str], dry: bool) -> None:
+        stack, name = step.stack, stacks.name_of(self.installation, step.stack)
+        has = {one["ParameterKey"] for one in (there or {}).get("Parameters") or []}
+        told: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]
+        told += [{"ParameterKey": key, "UsePreviousValue": True} for key in step.withheld if key in has]
+        change_set = f"portafilter-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        about, setting = f"the stack {name}", "--name and --parameters"
+        self._refusable(
+            stack,
+            lambda: self.cloud.aws.call(
+                "cloudformation",
+                "CreateChangeSet",
+                about=about,
+                setting=setting,
+                StackName=name,
+                ChangeSetName=change_set,
+                ChangeSetType="UPDATE" if there else "CREATE",
+                TemplateBody=templates.read(stack).text,
+                Parameters=told,
+                Capabilities=["CAPABILITY_NAMED_IAM"],
+                Tags=[{"Key": "portafilter:installation", "Value": self.installation}],
+            ),
+        )
+        described = self._change_set(name, change_set)
+        if described["Status"] == "FAILED":
+            reason = str(described.get("StatusReason", ""))
+            self._forget_change_set(name, change_set)
+            if there and any(words in reason for words in _UNCHANGED):
+                self.say(f"{stack}: unchanged.")
+                return
+            raise DeployError(f"{stack}: CloudFormation does not take it: {reason}")
+        if dry:
+            for change in described.get("Changes") or []:
+                self.say(f"{stack}: would {_words_of(change['ResourceChange'])}")
+            self._forget_change_set(name, change_set)
+            return
+        self.say(f"{stack}: {'changing' if there else 'making'} it.")
+        since = datetime.now(UTC)
+        self.cloud.aws.call(
+            "cloudformation",
+            "ExecuteChangeSet",
+            about=about,
+            setting=setting,
+            StackName=name,
+            ChangeSetName=change_set,
+        )
+        ended = self._wait(stack, since)
+        status = ended["StackStatus"] if ended else "gone"
+        if status not in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
+            raise DeployError(
+                f"{stack}: {status}. {self._first_reason(name, since)} CloudFormation has put back what was; "
+                "when the cause is gone, the same command goes on from here."
+            )
+        if stack in stacks.KEPT:
+            self.cloud.aws.call(
+                "cloudformation",
+                "UpdateTerminationProtection",
+                about=about,
+                setting=setting,
+                StackName=name,
+                EnableTerminationProtection=True,
+            )
+        self.say(f"{stack}: done.")
+
+    def _refusable(self, stack: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """As the call itself; what CloudFormation says of templates and parameters is shown: none is a secret."""
+        try:
+            return call()
+        except AwsError as error:
+            if error.code in {"ValidationError", "InsufficientCapabilitiesException"} and error.said:
+                raise DeployError(f"{stack}: CloudFormation does not take it: {error.said}") from error
+            raise
+
+    def _change_set(self, name: str, change_set: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 300
+        while True:
+            described = self.cloud.again(
+                lambda: self.cloud.aws.call(
+                    "cloudformation",
+                    "DescribeChangeSet",
+                    about=f"a change to {name}",
+                    setting="--name",
+                    StackName=name,
+                    ChangeSetName=change_set,
+                )
+            )
+            if described["Status"] in {"CREATE_COMPLETE", "FAILED"}:
+                return described
+            if time.monotonic() > deadline:
+                raise DeployError(f"{name}: CloudFormation has not looked at the change within five minutes.")
+            self.cloud.sleep(min(2.0, self.poll_s))
+
+    def _forget_change_set(self, name: str, change_set: str) -> None:
+        self.cloud.aws.call(
+            "cloudformation",
+            "DeleteChangeSet",
+            about=f"a change to {name}",
+            setting="--name",
+            StackName=name,
+            ChangeSetName=change_set,
+        )
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def _wait(self, stack: str, since: datetime | None, *, name: str = "") -> dict[str, Any] | None:
+        """Waits for the end of what is under way, and says what happens since then. Raises DeployError after an hour.
+
+        `name` is the stack's ARN, by which one that is being deleted is still found.
+        """
+        name = name or stacks.name_of(self.installation, stack)
+        began, told = time.monotonic(), set[str]()
+        while True:
+            there = self.describe(stack)
+            if since is not None and there is not None:
+                for event in self._events(name, since):
+                    if event["EventId"] not in told:
+                        told.add(event["EventId"])
+                        self._tell(stack, event)
+            if there is None or not there["StackStatus"].endswith("_IN_PROGRESS"):
+                return there
+            if time.monotonic() - began > _PATIENCE_S:
+                raise DeployError(f"{stack}: still {there['StackStatus']} after an hour. Look at it in CloudFormation.")
+            self.cloud.sleep(self.poll_s)
+
+    def _tell(self, stack: str, event: Mapping[str, Any]) -> None:
+        status, resource = str(event.get("ResourceStatus", "")), str(event.get("LogicalResourceId", ""))
+        if status.endswith(("_COMPLETE", "_FAILED")) and event.get("PhysicalResourceId") != event.get("StackId"):
+            reason = str(event.get("ResourceStatusReason") or "") if status.endswith("_FAILED") else ""
+            self.say(f"{stack}: {resource} {status}{': ' + reason if reason else ''}")
+
+    def _events(self, name: str, since: datetime) -> list[dict[str, Any]]:
+        """What happened since then, the first first. One page has the last hundred."""
+        answer = self.cloud.again(
+            lambda: self.cloud.aws.call(
+                "cloudformation", "DescribeStackEvents", about=f"the stack {name}", setting="--name", StackName=name
+            )
+        )
+        # Clocks may differ by a little.
+        found = [one for one in answer["StackEvents"] if (since - one["Timestamp"]).total_seconds() < 2]
+        return list(reversed(found))
+
+    def _first_reason(self, name: str, since: datetime) -> str:
+        for event in self._events(name, since):
+            reason = str(event.get("ResourceStatusReason") or "")
+            if str(event["ResourceStatus"]).endswith("_FAILED") and _CANCELLED not in reason.lower():
+                return f"The first that failed was {event['LogicalResourceId']} ({event['ResourceType']}): {reason}"
+        return "CloudFormation gives no reason; its events may have more."
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def _clear_away(self, stack: str, there: Mapping[str, Any], dry: bool) -> dict[str, Any] | None:
+        if dry:
+            self.say(f"{stack}: {there['StackStatus']} is left of a try that failed; it would be cleared away first.")
+            return None
+        self.say(f"{stack}: {there['StackStatus']} is left of a try that failed; clearing it away.")
+        self.delete(stack)
+        return None
+
+    def delete(self, stack: str) -> None:
+        """Deletes a stack and waits for that. Raises DeployError with the first reason."""
+        there = self.describe(stack)
+        if there is None:
+            return
+        name, arn, since = stacks.name_of(self.installation, stack), there["StackId"], datetime.now(UTC)
+        self.cloud.aws.call(
+            "cloudformation", "DeleteStack", about=f"the stack {name}", setting="--name", StackName=name
+        )
+        ended = self._wait(stack, since, name=arn)
+        if ended is not None:
+            raise DeployError(f"{stack}: {ended['StackStatus']}. {self._first_reason(arn, since)}")
+        self.say(f"{stack}: gone.")
+
+    def _cloudfront_networks(self, stack: str, values: Mapping[str, str]) -> dict[str, str]:
+        """From where CloudFront asks load balancers, as AWS keeps the list. Raises DeployError when it is not there."""
+        declared = templates.read(stack).parameters["PortalWay"]
+        if values.get("PortalWay", declared["Default"]) != "cloudfront":
+            return {}
+        name = "com.amazonaws.global.cloudfront.origin-facing"
+        about, setting = f"the prefix list {name}", "--region"
+        lists = self.cloud.again(
+            lambda: self.cloud.aws.call(
+                "ec2",
+                "DescribeManagedPrefixLists",
+                about=about,
+                setting=setting,
+                Filters=[{"Name": "prefix-list-name", "Values": [name]}],
+            )
+        )["PrefixLists"]
+        if not lists:
+            raise DeployError(f"{stack}: {name} is not in {self.cloud.region}; give CloudFrontNetworks in [app].")
+        entries: list[dict[str, Any]] = []
+        more: dict[str, str] = {}
+        while True:
+            answer = self.cloud.again(
+                lambda more=more: self.cloud.aws.call(  # type: ignore[misc]
+                    "ec2",
+                    "GetManagedPrefixListEntries",
+                    about=about,
+                    setting=setting,
+                    PrefixListId=lists[0]["PrefixListId"],
+                    **more,
+                )
+            )
+            entries += answer["Entries"]
+            if not answer.get("NextToken"):
+                return {"CloudFrontNetworks": ",".join(sorted(one["Cidr"] for one in entries))}
+            more = {"NextToken": answer["NextToken"]}
+
+
+def outputs_of(described: Mapping[str, Any] | None) -> dict[str, str]:
+    """The outputs of a stack as CloudFormation describes it."""
+    return {one["OutputKey"]: one["OutputValue"] for one in (described or {}).get("Outputs") or []}
+
+
+def _words_of(change: Mapping[str, Any]) -> str:
+    again = ", which makes it anew" if change.get("Replacement") == "True" else ""
+    again = ", which may make it anew" if change.get("Replacement") == "Conditional" else again
+    return f"{str(change['Action']).lower()} {change['LogicalResourceId']} ({change['ResourceType']}){again}"

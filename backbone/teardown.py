@@ -1,0 +1,91 @@
+"""Takes an installation down, and says what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backbone import stacks
+from backbone.deploy import Deployment, outputs_of
+from machines.aws import AwsError, Kind
+
+KEPT_WORDS = (
+    "Kept: the database's last snapshot, the bucket of recordings, the key, and the secrets. They cost a little each "
+    "month, and the snapshot can be read with that key alone; delete them by hand when nobody needs them any more."
+)
+KEPT_DATA_WORDS = (
+    "Kept: the stacks network and data with the database, the bucket and the secrets. `deploy` brings all back on "
+    "them; `destroy --data` takes them, too."
+)
+
+
+def destroy(deployment: Deployment, *, data: bool) -> None:
+    """Deletes the stacks, the last first. Raises DeployError, AwsError."""
+    for stack in reversed(stacks.STACKS):
+        if stack in {"network", "data"} and not data:
+            continue
+        there = deployment.describe(stack)
+        if there is None:
+            continue
+        deployment.say(f"{stack}: deleting it.")
+        if stack == "gateways":
+            _empty(deployment, outputs_of(there))
+        if stack in stacks.KEPT:
+            _unprotect(deployment)
+        deployment.delete(stack)
+    deployment.say(KEPT_WORDS if data else KEPT_DATA_WORDS)
+
+
+def _empty(deployment: Deployment, outputs: Mapping[str, str]) -> None:
+    """Stops what runs on the gateways' computers and lets go of these, or their group is never empty."""
+    aws, cluster = deployment.cloud.aws, outputs["ClusterName"]
+    about = f"the cluster {cluster}"
+    tasks = deployment.cloud.again(
+        lambda: aws.call("ecs", "ListTasks", about=about, setting="--name", cluster=cluster)
+    )["taskArns"]
+    for arn in tasks:
+        aws.call("ecs", "StopTask", about=about, setting="--name", cluster=cluster, task=arn, reason="destroy")
+    group = f"{deployment.installation}-gateway"
+    answer = deployment.cloud.again(
+        lambda: aws.call(
+            "autoscaling", "DescribeAutoScalingGroups", about=group, setting="--name", AutoScalingGroupNames=[group]
+        )
+    )
+    instances: list[Mapping[str, Any]] = [one for found in answer["AutoScalingGroups"] for one in found["Instances"]]
+    if instances:
+        aws.call(
+            "autoscaling",
+            "SetInstanceProtection",
+            about=group,
+            setting="--name",
+            AutoScalingGroupName=group,
+            InstanceIds=[one["InstanceId"] for one in instances],
+            ProtectedFromScaleIn=False,
+        )
+
+
+def _unprotect(deployment: Deployment) -> None:
+    """What keeps anybody from deleting the database by mistake is lifted; a snapshot is made all the same."""
+    aws, name = deployment.cloud.aws, deployment.installation
+    stack = stacks.name_of(name, "data")
+    aws.call(
+        "cloudformation",
+        "UpdateTerminationProtection",
+        about=f"the stack {stack}",
+        setting="--name",
+        StackName=stack,
+        EnableTerminationProtection=False,
+    )
+    try:
+        aws.call(
+            "rds",
+            "ModifyDBInstance",
+            about=f"the database {name}",
+            setting="--name",
+            DBInstanceIdentifier=name,
+            DeletionProtection=False,
+            ApplyImmediately=True,
+        )
+    except AwsError as error:
+        if error.kind is not Kind.NOT_FOUND:
+            raise

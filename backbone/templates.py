@@ -1,0 +1,85 @@
+"""Reads the templates: which parameters each has, which outputs, and what is in it. Nothing of AWS is asked.
+
+Needs no Django: the deploy tool runs where nothing of Portafilter's is set up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from backbone import stacks
+
+# What CloudFormation takes in one call (CreateChangeSet, TemplateBody); more would need a bucket first.
+SIZE_LIMIT = 51_200
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with CloudFormation's short forms: `!Ref X` is {"Ref": "X"}, `!GetAtt A.B` {"Fn::GetAtt": ["A", "B"]}."""
+
+
+def _short_form(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        value: Any = loader.construct_scalar(node)
+        if suffix == "GetAtt":
+            value = value.split(".", 1)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        assert isinstance(node, yaml.MappingNode)
+        value = loader.construct_mapping(node, deep=True)
+    return {suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}": value}
+
+
+_Loader.add_multi_constructor("!", _short_form)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One template: its text as it is sent, and what is in it, short forms written out."""
+
+    stack: str
+    text: str
+    content: dict[str, Any]
+
+    @property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        return dict(self.content.get("Parameters") or {})
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        return dict(self.content.get("Outputs") or {})
+
+    @property
+    def resources(self) -> dict[str, dict[str, Any]]:
+        return dict(self.content["Resources"])
+
+
+@cache
+def read(stack: str) -> Template:
+    """The template of a stack; raises OSError."""
+    text = stacks.path_of(stack).read_text(encoding="utf-8")
+    return Template(stack, text, _Loader(text).get_single_data())
+
+
+def problem_of(name: str, declared: dict[str, Any], value: str) -> str:
+    """What is wrong with a parameter's value, in a sentence; empty if nothing. A list is looked at item by item."""
+    kind = str(declared["Type"])
+    is_list = kind.startswith("List<") or kind == "CommaDelimitedList"
+    for item in value.split(",") if is_list else [value]:
+        pattern, allowed = declared.get("AllowedPattern"), declared.get("AllowedValues")
+        if allowed and item not in [str(one) for one in allowed]:
+            return f"{name}: found {item!r}, expected one of {', '.join(str(one) for one in allowed)}."
+        if pattern and not re.fullmatch(pattern, item):
+            return f"{name}: found {item!r}, expected {declared.get('Description') or pattern}"
+        if kind == "Number":
+            if not re.fullmatch(r"-?[0-9]+", item):
+                return f"{name}: found {item!r}, expected a whole number."
+            least, most = declared.get("MinValue"), declared.get("MaxValue")
+            if (least is not None and int(item) < least) or (most is not None and int(item) > most):
+                return f"{name}: found {item}, expected {least} to {most}."
+    return ""
