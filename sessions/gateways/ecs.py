@@ -10,25 +10,20 @@ cannot be asked: an outage of AWS' API ends no rescue. See docs/operations.md, "
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
 import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from django.conf import settings
 
 from machines.aws import Aws, AwsError, Kind
-from sessions.gateways import door, ecs_events, ecs_tasks, ecs_words, probe
+from sessions.gateways import door, ecs_events, ecs_orders, ecs_tasks, ecs_words, probe
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
 from sessions.gateways.ecs_calls import ANSWER_S, CONNECT_S, EcsCalls
 from sessions.gateways.ecs_probes import Probes
 from sessions.gateways.ecs_tasks import Task, Tasks
-
-logger = logging.getLogger(__name__)
 
 PORT = 4822
 _PROBE_TIMEOUT_S = 1.0
@@ -47,9 +42,6 @@ _ORDER_S, _LOOK_S, _ALL_S = 11.0, 7.0, 14.0
 _STOP_LOOKS_S = (0.2, 0.6)
 _REASON = "Portafilter does not need it any more"
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-# What a tag's value may hold (ECS API Reference, Tag), and startedBy.
-_TAG_VALUE = re.compile(r"[A-Za-z0-9 +\-=._:/@]{1,256}")
-_NOT_IN_STARTED_BY = re.compile(r"[^A-Za-z0-9_/-]")
 
 NewHandle = dict[str, str | int]
 
@@ -66,7 +58,7 @@ class EcsGateways:
         self._now = now
         self._aws = Aws(settings.AWS_REGION, connect_s=CONNECT_S, answer_s=ANSWER_S)
         self._calls = EcsCalls(self._aws, settings.ECS_CLUSTER)
-        self._installation = _tag_value(str(settings.INSTALLATION))
+        self._installation = ecs_orders.tag_value(str(settings.INSTALLATION))
         self._tasks = Tasks(lambda arns: self._calls.describe(arns, deadline=time.monotonic() + _LOOK_S))
         self._probes = Probes()
         self._events = ecs_events.Events(self._tasks, installation=self._installation)
@@ -82,7 +74,9 @@ class EcsGateways:
         # Before it is sent: this thread may never come to know the answer.
         self._unanswered[attempt_id] = time.monotonic()
         try:
-            answer = self._calls.run_task(self._order(request), deadline=time.monotonic() + _ORDER_S)
+            answer = self._calls.run_task(
+                ecs_orders.order(request, installation=self._installation), deadline=time.monotonic() + _ORDER_S
+            )
         except AwsError as error:
             if arn := _existing(error):
                 # Given before with other settings, by a worker that has been replaced since: it is this attempt's.
@@ -148,34 +142,6 @@ class EcsGateways:
             self._events.watch(stop, changed)
 
     # --- starting -----------------------------------------------------------------------------------------------------
-
-    def _order(self, request: GatewayRequest) -> dict[str, Any]:
-        """RunTask's arguments: always the same for one attempt, or ECS says ConflictException."""
-        tags = {ecs_tasks.INSTALLATION_TAG: self._installation, ecs_tasks.ATTEMPT_TAG: request.attempt_id}
-        if request.session_id:
-            tags[ecs_tasks.SESSION_TAG] = request.session_id
-        order: dict[str, Any] = {
-            "taskDefinition": settings.ECS_TASK_DEFINITION,
-            "count": 1,
-            "clientToken": request.attempt_id,
-            "startedBy": _NOT_IN_STARTED_BY.sub("-", request.session_id or f"warm-{request.fleet}")[:128],
-            "tags": [{"key": key, "value": value} for key, value in tags.items()],
-            "enableECSManagedTags": False,
-            "networkConfiguration": {
-                "awsvpcConfiguration": {
-                    "subnets": list(settings.ECS_SUBNETS), "securityGroups": list(settings.ECS_SECURITY_GROUPS),
-                }
-            },
-            # A zone that is lost takes a part of the gateways with it; within one, computers that stay empty can go.
-            "placementStrategy": [
-                {"type": "spread", "field": "attribute:ecs.availability-zone"}, {"type": "binpack", "field": "memory"},
-            ],
-        }  # fmt: skip
-        if settings.ECS_CAPACITY_PROVIDER:
-            order["capacityProviderStrategy"] = [{"capacityProvider": settings.ECS_CAPACITY_PROVIDER, "weight": 1}]
-        else:
-            order["launchType"] = "EC2"
-        return order
 
     def _new_handle(self, arn: str) -> NewHandle:
         return {"task": arn, "at": int(self._now())}
@@ -304,6 +270,9 @@ class EcsGateways:
         except AwsError as error:
             if error.kind is Kind.NOT_FOUND and error.code != "ClusterNotFoundException":
                 return None
+            # A right to stop what has our tag does not cover what is no longer there, and has none.
+            if error.kind is Kind.FORBIDDEN and self._tasks.look(arn, pace=ecs_tasks.AT_ONCE).missing_s:
+                return None
             raise
         task = ecs_tasks.parse(answer)
         if task is not None:
@@ -362,13 +331,6 @@ def _is_old(handle: Handle, now: float) -> bool:
 
 def _gone(handle: Handle) -> str:
     return f"DescribeTasks does not know task {str(handle['task']).rpartition('/')[2]} (MISSING)."
-
-
-def _tag_value(text: str) -> str:
-    """A text as a tag's value: itself, or where it cannot be one, a digest."""
-    if _TAG_VALUE.fullmatch(text) and text == text.strip():
-        return text
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _check_attempt_id(attempt_id: str) -> None:

@@ -22,7 +22,7 @@ from sessions.gateways.ecs_tasks import Task, Tasks
 logger = logging.getLogger(__name__)
 
 # How long SQS holds a question without an answer; a process that is told to end waits for it (`work`: 20 s).
-_WAIT_S = 10
+_WAIT_S = 5
 _MESSAGES = 10
 # Whoever has heard SQS answer within this time goes by events; else, by looking.
 _HEARING_S = 30.0

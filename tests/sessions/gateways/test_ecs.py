@@ -443,6 +443,18 @@ def test_task_that_ecs_has_forgotten_is_stopped(driver: EcsGateways, ecs: FakeEc
     ecs.refused.clear()  # StopTask of a task that there is not is what was wanted
 
 
+def test_right_to_stop_what_has_our_tag_is_enough(case: Case, ecs: FakeEcs, clock: Clock) -> None:
+    """A task that ECS has forgotten has no tags, so AWS refuses to stop it, and it is gone all the same."""
+    ecs.will(Answer.DENIED, "StopTask", times=2)
+    arn = "arn:aws:ecs:eu-west-1:123456789012:task/portafilter/" + "0" * 32
+    case.driver.stop(new_request().attempt_id, {"task": arn, "at": int(clock.at) - 4000})
+    request = new_request()
+    status = case.start(request)
+    with pytest.raises(GatewayError, match="does not allow") as caught:
+        case.driver.stop(request.attempt_id, status.handle)
+    assert "ecs:StopTask" in caught.value.record
+
+
 def test_deleted_cluster_confirms_no_stop(case: Case, ecs: FakeEcs) -> None:
     request = new_request()
     status = case.start(request)
