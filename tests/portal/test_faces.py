@@ -149,6 +149,15 @@ def test_vpn_that_will_lock_everybody_out_is_told(health: Any) -> None:
     assert "revocation" not in str(answer.json)
 
 
+@pytest.mark.django_db
+def test_health_is_told_to_a_load_balancer_that_asks_by_address() -> None:
+    for host in ("10.60.1.5:8000", "elsewhere.example.com"):
+        answer = Client().get("/healthz", headers={"host": host})
+        assert answer.json()["status"] == "ok" and "Content-Security-Policy" in answer.headers
+        assert Client().get("/accounts/login/", headers={"host": host}).status_code == 400
+    assert Client().post("/healthz", headers={"host": "10.60.1.5:8000"}).status_code == 405
+
+
 def test_database_that_is_away_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: Any, **__: Any) -> None:
         raise Error("secret host name")
