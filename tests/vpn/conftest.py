@@ -19,7 +19,7 @@ from tests.vpn.bed import ROOT, Installation, installed
 
 LACKING = missing()
 # Each test has places of its own, so that none waits for what another has left.
-PLACES = [f"A{number}" for number in range(1, 19)]
+PLACES = [f"A{number}" for number in range(1, 20)]
 # As in production but for two: 120 s without a sign of life, and 30 s to tell a machine that its rescue is over.
 GONE_S, TELL_S = 50, 5
 
@@ -38,7 +38,8 @@ def vpn() -> Iterator[Installation]:
     """The server, OpenVPN and the authorisation agent, running."""
     if not (ROOT / "static/dist/rescue.js").exists():
         pytest.fail("static/dist is not built: found no rescue.js there, expected what `npm run build` makes")
-    with installed(PLACES, MACHINE_GONE_S=str(GONE_S), MACHINE_TELL_DEADLINE_S=str(TELL_S)) as installation:
+    times = {"MACHINE_GONE_S": str(GONE_S), "MACHINE_TELL_DEADLINE_S": str(TELL_S)}
+    with installed(PLACES, VPN_HEALTH_BIND="127.0.0.1:8080", **times) as installation:
         yield installation
         said = "\n".join(installation.log_of(name) for name in ("server", "authorise"))
         faults = [line for line in said.splitlines() if "Traceback" in line]
