@@ -188,11 +188,10 @@ class EcsGateways:
     def _within_time(self, attempt_id: str, handle: NewHandle, task: Task | None) -> GatewayStatus:
         """It is starting, or has had its time."""
         now = self._now()
-        waits_for_computer = (
-            task is not None and not task.is_placed and task.last_status == "PROVISIONING"
-            and bool(settings.ECS_CAPACITY_PROVIDER)
-        )  # fmt: skip
-        since = int(handle["at"] if waits_for_computer else handle.get("placed", handle["at"]))
+        # Only a capacity provider has tasks wait. Elsewhere a first look that was late must not lengthen the time.
+        may_wait = bool(settings.ECS_CAPACITY_PROVIDER)
+        waits_for_computer = may_wait and task is not None and not task.is_placed and task.last_status == "PROVISIONING"
+        since = int(handle.get("placed", handle["at"]) if may_wait and not waits_for_computer else handle["at"])
         limit_s = _COMPUTER_S if waits_for_computer else settings.ECS_READY_S
         if now - since > limit_s:
             words = ecs_words.of_slow_start(task, limit_s, self._last_words.pop(attempt_id, ""))

@@ -220,6 +220,19 @@ def test_task_that_never_gets_ready_fails_in_time_with_words(driver: EcsGateways
     assert "is PENDING" in failed.record
 
 
+def test_time_counts_from_the_order_where_no_computer_is_waited_for(
+    driver: EcsGateways, ecs: FakeEcs, clock: Clock
+) -> None:
+    ecs.lives(Life(pending_s=FOR_EVER))
+    request = new_request()
+    status = driver.start(request)
+    clock.at += 20  # this worker had others to see to
+    until(lambda: "placed" in _look(driver, request.attempt_id, status).handle, what="it is PENDING")
+    status = _look(driver, request.attempt_id, status)
+    clock.at += 31
+    assert _look(driver, request.attempt_id, status).state == "failed"
+
+
 def test_waiting_for_another_computer_is_said_and_does_not_count(
     settings: Settings, ecs: FakeEcs, clock: Clock
 ) -> None:
