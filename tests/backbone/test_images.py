@@ -187,3 +187,17 @@ def test_portal_starts_from_what_the_image_has_and_nothing_else(tmp_path: Path) 
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_readme_pins_what_the_images_stand_on(tmp_path: Path) -> None:
+    readme = (IMAGES / "README.md").read_text()
+    (script,) = re.findall(r"```sh\n(sed -n .*?^done)\n```", readme, re.MULTILINE | re.DOTALL)
+    shutil.copytree(IMAGES, tmp_path / "backbone" / "images")
+    (tmp_path / "docker").write_text(f"#!/bin/sh\necho sha256:{'7' * 64}\n")
+    (tmp_path / "docker").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for _ in range(2):  # a second time changes nothing
+        subprocess.run(["sh", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=10)
+    found = [line for path in tmp_path.rglob("Containerfile") for line in path.read_text().splitlines()]
+    bases = [line.split()[1] for line in found if line.startswith("FROM docker.io/")]
+    assert len(bases) == 4 and all(re.fullmatch(r"[^@]+@sha256:7{64}", one) and _PINNED.fullmatch(one) for one in bases)
