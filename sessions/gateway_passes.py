@@ -64,9 +64,9 @@ class GatewayPasses:
         each(self._without_gateway(), self._want_next, "request another gateway")
         each(self._ended_but_live(), self._give_up_ended, "give up a gateway")
         starting = (GatewayState.WANTED, GatewayState.STARTING)
-        each(gateway_rows.due(starting, now=self.now()), self._steps.start, "start a gateway")
+        each(gateway_rows.due(starting, now=self.now()), self._start, "start a gateway")
         self._look_after_ready()
-        each(gateway_rows.due((GatewayState.STOPPING,), now=self.now()), self._steps.stop, "stop a gateway")
+        each(gateway_rows.due((GatewayState.STOPPING,), now=self.now()), self._stop, "stop a gateway")
         self._sweep()
 
     # --- wanting -----------------------------------------------------------------------------------------------------
@@ -126,6 +126,16 @@ class GatewayPasses:
             gateway = gateway_rows.want(session, driver=driver, attempt=attempt, due_at=due_at, now=now)
         if gateway is not None:
             services.count_attempt(session)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _start(self, gateway: Gateway) -> None:
+        self._steps.start(gateway)
+        self._sweep()  # a pass may last long, with 15 s for each gateway: what is left over does not wait for its end
+
+    def _stop(self, gateway: Gateway) -> None:
+        self._steps.stop(gateway)
+        self._sweep()
 
     # --- what a step came to -----------------------------------------------------------------------------------------
 

@@ -459,6 +459,27 @@ def test_sweep_that_came_to_nothing_is_repeated_soon(
     assert driver.alive == {}
 
 
+def test_long_pass_does_not_hold_up_the_sweep(
+    worker: Worker, driver: FakeGateways, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many presses at a driver that hangs, one pass lasts for minutes."""
+    worker.run_pass()
+    real = driver.start
+    seen: list[bool] = []
+
+    def start(request: GatewayRequest) -> GatewayStatus:
+        seen.append("left-over" in driver.alive)
+        clock.tick(15)
+        return real(request)
+
+    for number in range(4):
+        press(f"A{number}", now=clock())
+    driver.alive["left-over"] = GatewayStatus("ready")
+    monkeypatch.setattr(driver, "start", start)
+    worker.run_pass()
+    assert seen == [True, True, False, False]
+
+
 def test_gateway_that_is_still_stopping_is_no_error_and_is_asked_after(
     worker: Worker,
     driver: FakeGateways,
