@@ -1,7 +1,7 @@
 """A gateway driver for tests: what ECS does with a task in tunnel mode, in network namespaces of this computer.
 
-A task is join.py and, once that is well, guacd, in a namespace that has one link to the server: its own network, and no
-way to the server's programs but that. TASKS says which namespaces there are, as in `pf-1-t1=10.88.0.11,…`;
+A task is join.py and guacd, in a namespace that has one link to the server: its own network, and no way to the server's
+programs but that. TASKS says which namespaces there are, as in `pf-1-t1=10.88.0.11,…`;
 TASKS_FOLDER, in memory, has their logs and what each keeps.
 """
 
@@ -47,9 +47,8 @@ class Tasks:
             space = next((one for one in self._spaces if not processes_in(one)), None)
             if space is None:
                 raise GatewayError("No namespace is free for another task.")
-            self._run(
-                request.attempt_id, space, [sys.executable, str(JOIN), "--folder", str(folder_of(request.attempt_id))]
-            )
+            self._run(request.attempt_id, space, _join(request.attempt_id))
+            self._run(request.attempt_id, space, _GUACD)
             return GatewayStatus("starting", handle={"space": space})
         return GatewayStatus("starting")
 
@@ -66,11 +65,6 @@ class Tasks:
                 if error.permanent:
                     return GatewayStatus("failed", handle=known, detail=str(error))
                 return GatewayStatus("starting", handle=known, detail=str(error))
-        if not self._is_there(attempt_id, "guacd"):
-            health = subprocess.run([*enter(space), *_join(attempt_id), "--health"], check=False)
-            if health.returncode == 0:
-                self._run(attempt_id, space, _GUACD)
-            return GatewayStatus("starting", handle=known)
         try:
             probe.answers(address, 4822, timeout_s=2)
         except (OSError, probe.NotGuacd) as error:
