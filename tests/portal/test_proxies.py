@@ -26,7 +26,9 @@ CLIENT, OTHER = "203.0.113.9", "198.51.100.4"
 STRANGER = "192.0.2.66"
 
 
-def _seen(peer: str | None, *forwarded: str, proto: str = "", kind: str = "http") -> tuple[str | None, str]:
+def _seen(
+    peer: str | None, *forwarded: str, proto: str = "", kind: str = "http", proxies: list[str] = PROXIES
+) -> tuple[str | None, str]:
     """The address and the scheme that an application behind the proxies sees."""
     seen: list[tuple[str | None, str]] = []
 
@@ -42,7 +44,7 @@ def _seen(peer: str | None, *forwarded: str, proto: str = "", kind: str = "http"
         "client": (peer, 4000) if peer else None,
         "headers": headers,
     }
-    asyncio.run(BehindProxies(application, PROXIES)(scope, None, None))
+    asyncio.run(BehindProxies(application, proxies)(scope, None, None))
     return seen[0]
 
 
@@ -71,12 +73,12 @@ def test_proxy_of_ours_says_for_whom_it_asks(peer: str, forwarded: list[str]) ->
     assert _seen(peer, *forwarded) == (CLIENT, "http")
 
 
-def test_behind_cloudfront_the_load_balancer_must_not_add_cloudfronts_address() -> None:
-    """CloudFront has added the client's (docs/decisions/0010): `preserve` leaves it the last, `append` does not."""
-    cloudfront, written_by_the_client = "130.176.1.9", OTHER
-    preserved, appended = f"{written_by_the_client}, {CLIENT}", f"{written_by_the_client}, {CLIENT}, {cloudfront}"
-    assert _seen("10.0.0.1", preserved) == (CLIENT, "http")
-    assert _seen("10.0.0.1", appended) == (cloudfront, "http")  # everybody's limit on sign-ins would be one
+def test_behind_cloudfront_its_networks_must_be_known() -> None:
+    """It adds the client's address, and the load balancer behind adds CloudFront's (docs/decisions/0010)."""
+    forwarded = f"{OTHER}, {CLIENT}, 130.176.1.9"
+    assert _seen("10.0.0.1", forwarded, proxies=[*PROXIES, "130.176.0.0/17"]) == (CLIENT, "http")
+    # Otherwise all of its clients are one, and so is their limit on sign-ins.
+    assert _seen("10.0.0.1", forwarded) == ("130.176.1.9", "http")
 
 
 @pytest.mark.parametrize("forwarded", ["", "unknown", "_hidden", "1.2.3", f"{CLIENT},", f"{CLIENT}, nonsense", "[::1"])
