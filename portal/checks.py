@@ -46,7 +46,7 @@ def _of_driver(setting: str, value: str, aliases: Mapping[str, str], number: str
 @register(Tags.security)
 def keys_are_keys(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """CREDENTIAL_KEYS are Fernet's; what is said of one is its place, never itself."""
-    found = []
+    found: list[CheckMessage] = []
     for place, key in enumerate(settings.CREDENTIAL_KEYS, start=1):
         try:
             Fernet(key)

@@ -182,9 +182,13 @@ def _is_open(path: Path) -> bool:
         path = path.resolve(strict=True)
         if not path.stat().st_mode & stat.S_IROTH:
             return False
-        return all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)
+        return all(map(_leads_in, path.parents))
     except OSError:
         return False
+
+
+def _leads_in(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IXOTH)
 
 
 # --- the VPN ----------------------------------------------------------------------------------------------------------

@@ -291,7 +291,12 @@ def test_credentials_that_were_missing_are_found_when_they_are_there(
 def test_threads_share_one_client_a_service(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     make = Aws._make
-    monkeypatch.setattr(Aws, "_make", lambda self, service: (made.append(service), make(self, service))[1])
+
+    def counted(self: Aws, service: str) -> Any:
+        made.append(service)
+        return make(self, service)
+
+    monkeypatch.setattr(Aws, "_make", counted)
     aws, barrier = Aws(REGION), threading.Barrier(8)
 
     def call(number: int) -> None:
