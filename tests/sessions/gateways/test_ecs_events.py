@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pytest_django.fixtures import Settings
 
+from machines.aws import Aws
 from sessions import gateway_rows
 from sessions.gateways import base as gateways_base
 from sessions.gateways.base import StillStopping, Watching
@@ -42,8 +43,9 @@ class Listener:
 
 
 @pytest.fixture
-def ecs(fake_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeEcs:
+def ecs(fake_ecs: FakeEcs, shared_aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeEcs:
     settings.ECS_EVENTS_QUEUE = fake_ecs.queue_url
+    monkeypatch.setattr("sessions.gateways.ecs_events.Aws", lambda *args, **kwargs: shared_aws)
     monkeypatch.setattr("sessions.gateways.ecs_events._WAIT_S", 1)
     # Where events are heard, ECS itself is not asked while a test lasts.
     monkeypatch.setattr("sessions.gateways.ecs_tasks.STARTING_PACE_HEARING", (60.0,))
