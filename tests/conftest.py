@@ -19,6 +19,7 @@ LONGEST_FIRST = (
     "vpn/test_lines.py",
     "vpn/test_crashes.py",
     "vpn/test_rescue.py",
+    "vpn/test_idle.py",
     "vpn/test_namespaces.py",  # while no other run of namespaces begins, which would clear away what it looks at
     "e2e/test_claims.py",
     "e2e/test_faults.py",
@@ -31,6 +32,7 @@ LONGEST_FIRST = (
     "machines/authorisation/test_isolation.py",
     "sessions/test_worker_crashes.py",
     "sessions/gateways/test_ecs_crashes.py",
+    "sessions/test_idle_cuts.py",
     "sessions/test_tunnel.py",
     "portal/test_serve.py",
     "sessions/test_keeper.py",
