@@ -10,7 +10,7 @@ FOR_EVER = math.inf
 
 
 class Answer(StrEnum):
-    """What becomes of one call. Of these only GOOD, LOST, LATE and FAILED_LATE have done what they were asked for."""
+    """What becomes of one call. GOOD, LOST, LATE, FAILED_LATE and BROKEN have done what they were asked for."""
 
     GOOD = "good"
     LOST = "lost"  # it was done; the connection ends without an answer
@@ -25,7 +25,7 @@ class Answer(StrEnum):
     UNKNOWN_CREDENTIALS = "unknown_credentials"
     DENIED = "denied"
     CLUSTER_GONE = "cluster_gone"
-    BROKEN = "broken"  # 200 with something that is no JSON
+    BROKEN = "broken"  # it was done; 200 with something that is no JSON
 
 
 @dataclass(frozen=True, slots=True)

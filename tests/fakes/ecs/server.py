@@ -8,16 +8,16 @@ import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
 from tests.fakes.ecs import calls as ecs_calls
 from tests.fakes.ecs import wire
 from tests.fakes.ecs.calls import Calls
+from tests.fakes.ecs.faces import Server, handler_of
+from tests.fakes.ecs.faults import DONE_FIRST, FAULTS, denied, fault_of
 from tests.fakes.ecs.plans import Answer, Life
 from tests.fakes.ecs.queue import Queue
 from tests.fakes.ecs.tasks import Engine, Task
@@ -26,20 +26,6 @@ from tests.fakes.ecs.wire import AwsFault
 _PREFIXES = {"AmazonEC2ContainerServiceV20141113.": "ecs", "AmazonSQS.": "sqs"}
 _KEY, _SECRET = "AKIAFAKEFAKEFAKEFAKE", "fake-secret"
 _LATE_S = 30.0
-_FAULTS = {
-    Answer.THROTTLED: ("ThrottlingException", "Rate exceeded", 400),
-    Answer.SERVER_ERROR: ("ServerException", "Service Unavailable. Please try again later.", 500),
-    Answer.FAILED_LATE: ("ServerException", "Service Unavailable. Please try again later.", 500),
-    Answer.NO_INSTANCES: ("InvalidParameterException", "No Container Instances were found in your cluster.", 400),
-    Answer.EXPIRED: ("ExpiredTokenException", "The security token included in the request is expired", 400),
-    Answer.UNKNOWN_CREDENTIALS: (
-        "UnrecognizedClientException",
-        "The security token included in the request is invalid.",
-        400,
-    ),
-    Answer.CLUSTER_GONE: ("ClusterNotFoundException", "Cluster not found.", 400),
-}
-_DONE_FIRST = (Answer.LOST, Answer.LATE, Answer.FAILED_LATE)
 
 
 @dataclass(frozen=True)
@@ -79,7 +65,7 @@ class FakeEcs:
         self._door.set()
         self._killer: tuple[int, int, str] | None = None
         self._over = threading.Event()
-        self._server = _Server(("127.0.0.1", port), _handler(self))
+        self._server = Server(("127.0.0.1", port), handler_of(self.answer, self.faults))
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="fake ECS HTTP", daemon=True
@@ -251,10 +237,10 @@ class FakeEcs:
         if self._strike(number, "before"):
             return None
         try:
-            if answer in _FAULTS and answer not in _DONE_FIRST:
-                raise _fault(answer)
+            if answer in FAULTS and answer not in DONE_FIRST:
+                raise fault_of(answer)
             if answer == Answer.DENIED:
-                raise _denied(service, name, arguments, self.region)
+                raise denied(service, name, arguments, self.region)
             done = self._do(service, name, arguments, answer, region)
             self._strike(number, "after")
         except AwsFault as fault:
@@ -263,7 +249,7 @@ class FakeEcs:
             self._strike(number, "after")
             return fault.status, json.dumps(fault.body).encode()
         if answer == Answer.FAILED_LATE:
-            late = _fault(answer)
+            late = fault_of(answer)
             return late.status, json.dumps(late.body).encode()
         if answer == Answer.LATE:
             self._over.wait(_LATE_S)
@@ -330,45 +316,6 @@ class FakeEcs:
         return True
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who called was killed, or has lost patience."""
-
-
-def _handler(fake: FakeEcs) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 65536  # an answer is one packet
-        disable_nagle_algorithm = True
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            try:
-                answer = fake.answer("POST", self.path, headers, body)
-            except Exception as error:
-                fake.faults.append(repr(error))
-                raise
-            if answer is None:
-                self.close_connection = True
-                return
-            status, text = answer
-            self.send_response(status)
-            self.send_header("Content-Type", headers.get("content-type", "application/x-amz-json-1.1"))
-            self.send_header("x-amzn-RequestId", str(uuid.uuid4()))
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """`calls` has it."""
-
-    return Handler
-
-
 def _operation(headers: dict[str, str]) -> tuple[str, str]:
     target = headers.get("x-amz-target", "")
     for prefix, service in _PREFIXES.items():
@@ -381,22 +328,6 @@ def _operation(headers: dict[str, str]) -> tuple[str, str]:
                 )
             return service, name
     raise AwsFault("UnknownOperationException", f"found {target!r}")
-
-
-def _fault(answer: Answer) -> AwsFault:
-    code, message, status = _FAULTS[answer]
-    return AwsFault(code, message, status=status)
-
-
-def _denied(service: str, name: str, arguments: dict[str, Any], region: str) -> AwsFault:
-    account = ecs_calls.ACCOUNT
-    cluster = str(arguments.get("cluster", "*")).rpartition("/")[2]
-    return AwsFault(
-        "AccessDeniedException",
-        f"User: arn:aws:sts::{account}:assumed-role/portafilter-worker/i-0a1b2c3d is not authorized to perform: "
-        f"{service}:{name} on resource: arn:aws:{service}:{region}:{account}:cluster/{cluster} because no "
-        f"identity-based policy allows the {service}:{name} action",
-    )
 
 
 def _snake(name: str) -> str:
