@@ -51,3 +51,17 @@ def test_gateway_that_no_rule_can_hold_has_no_passage_and_harms_no_other(values:
     other = rescues.press("A2")
     _gateway(other, handle={"uid": 61004})
     assert selectors.passages() == [Passage("uid:61004", other.machine.vpn_address, 3390)]
+
+
+def test_gateway_in_the_vpn_comes_from_its_address_there() -> None:
+    session = rescues.press("A1")
+    _gateway(session, host="10.0.1.2", port=4822, handle={"task": "arn", "vpn_address": "10.77.0.9"})
+    assert selectors.passages() == [Passage("10.77.0.9", session.machine.vpn_address, 3390)]
+
+
+def test_identities_in_the_vpn_count_while_the_gateways_row_lives() -> None:
+    row = _gateway(rescues.press("A1"), "wanted")
+    assert selectors.live_attempts() == [str(row.pk)]
+    for state in ("stopping", "stopped"):
+        Gateway.objects.filter(pk=row.pk).update(state=state)
+        assert selectors.live_attempts() == []
