@@ -152,9 +152,14 @@ def test_face_that_does_not_answer_is_unwell() -> None:
     assert "did not answer" in healthy.check("answering", url)
 
 
-def test_machines_face_is_well_while_openvpn_is_away(face: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_face_is_well_while_openvpn_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(healthy, "_answers", lambda url: asked.append(url) or "unwell")
+
+    def answers(url: str) -> str:
+        asked.append(url)
+        return "unwell"
+
+    monkeypatch.setattr(healthy, "_answers", answers)
     monkeypatch.setenv("VPN_NETWORK", "10.231.64.0/20")  # no address of this computer
     assert healthy.check("machines") == "" and not asked
     monkeypatch.setenv("VPN_NETWORK", "127.64.0.0/10")

@@ -43,7 +43,7 @@ def test_queue_hears_of_gateways_and_of_nothing_else() -> None:
 def test_queues_take_nothing_from_others_and_nothing_in_clear() -> None:
     queues = of_type("notify", "SQS::Queue")
     assert all(one["SqsManagedSseEnabled"] is True for one in queues.values())
-    guarded = set()
+    guarded: set[str] = set()
     for policy in of_type("notify", "SQS::QueuePolicy").values():
         guarded.update(one["Ref"] for one in policy["Queues"])
         statements = policy["PolicyDocument"]["Statement"]
