@@ -28,7 +28,7 @@ from machines.vpn.profile import ClientProfile, ProfileError, client_profile
 logger = logging.getLogger(__name__)
 
 # Beyond what a gateway waits for its rescue and one screen is open: rescues have no fixed end. One that lasts longer
-# loses its gateway at OpenVPN's next hourly handshake and gets another.
+# loses its gateway, as the agent cuts off whose certificate has ended, and gets another.
 _MARGIN = timedelta(hours=24)
 _OVER = "its attempt is over"
 

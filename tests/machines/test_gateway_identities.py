@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from django.db import connection
 from pytest_django.fixtures import Settings
 
 from machines import gateway_identities, identities
@@ -169,3 +172,23 @@ def test_alarm_about_a_gateway_names_its_attempt() -> None:
 
 def _key() -> uuid.UUID:
     return uuid.uuid4()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_gateways_that_are_admitted_at_once_get_addresses_of_their_own(live: set[str]) -> None:
+    attempts = [f"7f3e5a0c-0000-4000-8000-0000000000{number:02}" for number in range(6)]
+    live.update(attempts)
+    identities.ensure_authority(now=NOW)
+    start = threading.Barrier(len(attempts))
+
+    def admit(attempt: str) -> str:
+        try:
+            csr = request()
+            start.wait(20)
+            return gateway_identities.admit(attempt, csr, now=NOW).address
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(attempts)) as threads:
+        addresses = list(threads.map(admit, attempts))
+    assert len(set(addresses)) == len(attempts)
