@@ -12,6 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from tests.backbone.containerfiles import FOLDER, IMAGES, Context, Stage, read
+from tests.backbone.templates import containers
 
 NAMES = ["gateway", "portal", "vpn"]
 # Why these are root; the rest of the page is in backbone/images/README.md.
@@ -156,10 +157,15 @@ def test_portal_starts_a_command_that_there_is() -> None:
 
 def test_what_is_written_to_is_a_volume() -> None:
     assert _last("portal").last("VOLUME").words == ["/var/lib/portafilter", "/tmp"]
-    environment = dict(word.split("=", 1) for word in _last("portal").last("ENV").words)
-    assert environment["STATE_DIR"] == "/var/lib/portafilter"
-    environment = dict(word.split("=", 1) for word in _last("vpn").last("ENV").words)
-    assert _last("vpn").last("VOLUME").words == [environment["VPN_DIR"]]
+    of_portal, of_vpn = (dict(word.split("=", 1) for word in _last(one).last("ENV").words) for one in ("portal", "vpn"))
+    assert of_portal["STATE_DIR"] == "/var/lib/portafilter"
+    assert _last("vpn").last("VOLUME").words == [of_vpn["VPN_DIR"]]
+    # The state is the portal's user's alone, and root without its capabilities is nobody there.
+    assert not Path(of_vpn["VPN_DIR"]).is_relative_to(of_portal["STATE_DIR"])
+    for _, task, container in containers("vpn"):
+        assert container["MountPoints"] == [
+            {"SourceVolume": "vpn", "ContainerPath": of_vpn["VPN_DIR"], "ReadOnly": False},
+        ], task["Family"]
 
 
 def test_portal_starts_from_what_the_image_has_and_nothing_else(tmp_path: Path) -> None:

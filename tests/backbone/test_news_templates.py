@@ -35,8 +35,9 @@ def test_queue_hears_of_gateways_and_of_nothing_else() -> None:
     pattern = rule["EventPattern"]
     assert pattern["source"] == ["aws.ecs"] and pattern["detail-type"] == ["ECS Task State Change"]
     assert pattern["detail"]["clusterArn"][0]["Fn::Sub"].endswith(":cluster/${Name}")
-    assert pattern["detail"]["group"] == [{"prefix": "family:"}]
-    # The cluster is made later, and by that name.
+    # The cluster and the gateways' task are made later, and by these names.
+    families = [one["Family"]["Fn::Sub"] for one in of_type("gateways", "ECS::TaskDefinition").values()]
+    assert pattern["detail"]["group"] == [{"Fn::Sub": f"family:{family}"} for family in sorted({*families})]
     assert of_type("gateways", "ECS::Cluster")["Cluster"]["ClusterName"] == {"Ref": "Name"}
 
 
