@@ -90,7 +90,7 @@ class AcceleratorReadingAdmin(LookedAtOnly, admin.ModelAdmin):  # type: ignore[t
             return self._wish(request, reading, target, form)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Turn the {target.what}",
+            "title": f"{target.verb} the {target.what}",
             "opts": self.model._meta,
             "accelerator": accelerator,
             "reading": reading,
@@ -202,6 +202,10 @@ class _Target:
     @property
     def what(self) -> str:
         return "weight" if self.endpoint else "traffic dial"
+
+    @property
+    def verb(self) -> str:
+        return "Change" if self.endpoint else "Turn"
 
     @property
     def name(self) -> str:
