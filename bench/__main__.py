@@ -13,7 +13,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
 from bench import figures
 
-MEASUREMENTS = ("press", "warm", "pixels", "mouse", "relay", "stall", "vpn", "notify")
+MEASUREMENTS = ("press", "warm", "pixels", "mouse", "relay", "stall", "vpn", "notify", "start")
 
 
 def main() -> int:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs
@@ -224,22 +220,3 @@ def test_missing_credentials_are_said(monkeypatch: pytest.MonkeyPatch, aws: Aws)
     with pytest.raises(DeliveryError, match="AWS credentials") as refused:
         sns.publish(topic_of(TOPIC), "{}")
     assert refused.value.permanent and aws.asked == []
-
-
-def test_aws_is_not_loaded_until_it_is_called() -> None:
-    program = """
-import sys, pkgutil, importlib, django
-django.setup()
-import notifications, portal.urls
-for found in pkgutil.walk_packages(notifications.__path__, "notifications."):
-    if ".migrations" not in found.name:
-        importlib.import_module(found.name)
-assert "notifications.channels.sns" in sys.modules
-assert not {"boto3", "botocore"} & set(sys.modules), "AWS was loaded"
-"""
-    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr

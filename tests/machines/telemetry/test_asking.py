@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -417,19 +415,3 @@ def test_breaker_closes_by_success() -> None:
     assert not breaker.failed(), "it is open already"
     assert breaker.succeeded()
     assert not breaker.is_open
-
-
-# --- what is not chosen is not loaded ---------------------------------------------------------------------------------
-
-
-def test_without_aws_its_library_is_never_imported() -> None:
-    program = (
-        "import django, sys; django.setup();"
-        "from machines.telemetry import answers, asking, base, bounded, builtin, http, iot_core;"
-        "base.get_driver();"
-        "print(sorted(name for name in sys.modules if name.partition('.')[0] in {'boto3', 'botocore'}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "[]"
