@@ -8,10 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbone import app_secrets, parameters, running, stacks, teardown
+from backbone import app_secrets, commands, one_off, parameters, running, stacks, teardown
 from backbone.deploy import Cloud, DeployError, Deployment
 from backbone.migration import MigrationError
 from machines.aws import AwsError
+
+# The steps of their rotation; between two of them every process must have read the secret again.
+_CREDENTIAL_KEYS = {
+    "new": "adds a key to CREDENTIAL_KEYS, which by then can be read by everybody and is used by nobody",
+    "use-new": "puts that key before the others: it encrypts from now on",
+    "drop-old": "takes away all keys but the first",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         return int(asked.run(asked) or 0)
-    except (AwsError, DeployError, MigrationError, parameters.ParameterError, app_secrets.SecretError) as error:
+    except (AwsError, DeployError, MigrationError, one_off.TaskError, commands.CommandError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (parameters.ParameterError, app_secrets.SecretError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -32,9 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False)
     everywhere.add_argument("--name", default="portafilter", help="the installation's, portafilter unless given")
     everywhere.add_argument("--region", required=True, help="as in eu-west-1")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    kinds = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    deploy = commands.add_parser("deploy", parents=[everywhere], help="makes the stacks, or brings them up to date")
+    deploy = kinds.add_parser("deploy", parents=[everywhere], help="makes the stacks, or brings them up to date")
     deploy.add_argument("--parameters", type=Path, metavar="FILE.toml", help="what the stacks are told")
     which = deploy.add_mutually_exclusive_group()
     which.add_argument("--until", choices=stacks.STACKS, metavar="STACK", help="and those before it alone")
@@ -42,19 +52,28 @@ def _parser() -> argparse.ArgumentParser:
     deploy.add_argument("--dry-run", action="store_true", help="says what would change, and changes nothing")
     deploy.set_defaults(run=_deploy)
 
-    status = commands.add_parser("status", parents=[everywhere], help="says how stacks and services stand")
+    status = kinds.add_parser("status", parents=[everywhere], help="says how stacks and services stand")
     status.set_defaults(run=_status)
 
-    secret = commands.add_parser("secrets", parents=[everywhere], help="makes the secrets that are missing")
+    secret = kinds.add_parser("secrets", parents=[everywhere], help="makes the secrets that are missing")
     change = secret.add_mutually_exclusive_group()
     change.add_argument("--set", metavar="NAME", help="reads NAME's value from the terminal or standard input")
-    change.add_argument("--new-credential-key", action="store_true", help="puts a key before those of CREDENTIAL_KEYS")
+    for option, words in _CREDENTIAL_KEYS.items():
+        change.add_argument(f"--{option}-credential-key", dest="step", action="store_const", const=option, help=words)
     secret.set_defaults(run=_secrets)
 
-    restart = commands.add_parser("restart", parents=[everywhere], help="has the services read their secrets again")
+    restart = kinds.add_parser("restart", parents=[everywhere], help="has the services read their secrets again")
     restart.set_defaults(run=_restart)
 
-    destroy = commands.add_parser("destroy", parents=[everywhere], help="takes it down, all but what is kept")
+    manage = kinds.add_parser("manage", parents=[everywhere], help="runs a command of manage.py as the worker would")
+    manage.add_argument("command", nargs="+", metavar="WORD", help="behind --, as in: -- doctor")
+    manage.set_defaults(run=_manage)
+
+    first = kinds.add_parser("administrator", parents=[everywhere], help="makes somebody who may do everything")
+    first.add_argument("user", metavar="NAME")
+    first.set_defaults(run=_administrator)
+
+    destroy = kinds.add_parser("destroy", parents=[everywhere], help="takes it down, all but what is kept")
     destroy.add_argument("--data", action="store_true", help="also the database; a snapshot of it is kept")
     destroy.add_argument("--yes", action="store_true", help="without asking")
     destroy.set_defaults(run=_destroy)
@@ -93,9 +112,8 @@ def _secrets(asked: argparse.Namespace) -> None:
         read = getpass.getpass(f"{asked.set}: ") if sys.stdin.isatty() else sys.stdin.readline()
         app_secrets.put(deployment.cloud, arn, asked.set, read.rstrip("\n"))
         print(f"{asked.set} is set; `restart` has the services read it.")
-    elif asked.new_credential_key:
-        count = app_secrets.add_credential_key(deployment.cloud, arn)
-        print(f"CREDENTIAL_KEYS has {count} keys; `restart`, then `manage.py reencrypt`, then the old ones may go.")
+    elif asked.step:
+        print(app_secrets.turn_credential_keys(deployment.cloud, arn, asked.step))
     else:
         made = app_secrets.make_missing(deployment.cloud, arn)
         print(f"Made {', '.join(made)}." if made else "They are all there.")
@@ -104,6 +122,16 @@ def _secrets(asked: argparse.Namespace) -> None:
 def _restart(asked: argparse.Namespace) -> None:
     names = running.restart(_deployment(asked))
     print(f"Starting anew: {', '.join(names)}." if names else "There is no service to start anew.")
+
+
+def _manage(asked: argparse.Namespace) -> int:
+    return commands.run(_deployment(asked), asked.command, lambda line: print(line, flush=True))
+
+
+def _administrator(asked: argparse.Namespace) -> None:
+    deployment = _deployment(asked)
+    password = commands.make_administrator(deployment, asked.user, deployment.say)
+    print(f"Password: {password}\nIt is kept nowhere. Change it at the first sign-in, and add a second factor.")
 
 
 def _destroy(asked: argparse.Namespace) -> int:

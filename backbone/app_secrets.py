@@ -43,12 +43,34 @@ def put(cloud: Cloud, arn: str, name: str, value: str) -> None:
     _write(cloud, arn, {**_read(cloud, arn), name: value})
 
 
-def add_credential_key(cloud: Cloud, arn: str) -> int:
-    """Puts a new key before the others in CREDENTIAL_KEYS: it encrypts, all decrypt. How many there are now."""
+def turn_credential_keys(cloud: Cloud, arn: str, step: str) -> str:
+    """One step of rotating CREDENTIAL_KEYS, and what comes next, in words. Raises AwsError, SecretError.
+
+    `new`: a key is added behind the others, since a process that does not know it could not read what it encrypts.
+    `use-new`: the last key comes first. `drop-old`: the first alone stays.
+    """
     there = _read(cloud, arn)
-    keys = [_make("CREDENTIAL_KEYS"), *[key for key in there.get("CREDENTIAL_KEYS", "").split(",") if key]]
+    keys = [key for key in there.get("CREDENTIAL_KEYS", "").split(",") if key]
+    if step == "new":
+        if len(keys) > 1:
+            raise SecretError(
+                f"CREDENTIAL_KEYS has {len(keys)} keys already: finish with --drop-old-credential-key first."
+            )
+        keys, words = (
+            [*keys, _make("CREDENTIAL_KEYS")],
+            "`restart`; when all have started anew, --use-new-credential-key",
+        )
+    elif len(keys) < 2:
+        raise SecretError("CREDENTIAL_KEYS has no second key: begin with --new-credential-key.")
+    elif step == "use-new":
+        keys, words = (
+            [keys[-1], *keys[:-1]],
+            "`restart`, `manage -- reencrypt`, and a day later --drop-old-credential-key",
+        )
+    else:
+        keys, words = keys[:1], "`restart`"
     _write(cloud, arn, {**there, "CREDENTIAL_KEYS": ",".join(keys)})
-    return len(keys)
+    return f"CREDENTIAL_KEYS has {len(keys)} {'key' if len(keys) == 1 else 'keys'}. Next: {words}."
 
 
 def _make(name: str) -> str:
