@@ -89,6 +89,16 @@ def test_nobody_comes_beside_cloudfront() -> None:
     assert association["ResourceArn"] == {"Ref": "LoadBalancerArn"}
 
 
+def test_rotating_the_secret_reaches_both_who_says_it_and_who_asks_for_it() -> None:
+    """CloudFormation reads a secret anew only for resources whose own text changes."""
+    (distribution,) = of_type(STACK, "CloudFront::Distribution").values()
+    assert distribution["DistributionConfig"]["Comment"]["Fn::If"][0] == "AcceptsPrevious"
+    (firewall,) = of_type(STACK, "WAFv2::WebACL").values()
+    accepted = firewall["Rules"][0]["Fn::If"][1]["Statement"]["NotStatement"]["Statement"]["Fn::If"]
+    assert accepted[0] == "AcceptsPrevious"
+    assert "AWSPREVIOUS" in text_of(accepted[1]) and "AWSPREVIOUS" not in text_of(accepted[2])
+
+
 def test_limit_counts_whom_the_function_names_and_nobody_else() -> None:
     (firewall,) = of_type(STACK, "WAFv2::WebACL").values()
     limit = next(one for one in firewall["Rules"] if one.get("Name") == "not-too-many")["Statement"][
