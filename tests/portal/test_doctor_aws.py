@@ -315,9 +315,9 @@ def test_permission_that_the_worker_lacks_is_named_by_a_call_that_changes_nothin
     settings.AWS_REGION = REGION
     asked = Cloud()
     asked._who = Identity("arn:aws:sts::1:assumed-role/worker/1", 0.0)
-    asked.aws = refusing = Refusing("ecs:StopTask", "iot-data:GetThingShadow")
+    asked.aws = refusing = Refusing("ecs:DescribeTasks", "iot-data:GetThingShadow")
     assert [(one.verdict, one.words) for one in cloud_checks.permissions(asked)] == [
-        (Verdict.WRONG, "ecs:StopTask: Allow ecs:StopTask on the cluster portafilter."),
+        (Verdict.WRONG, "ecs:DescribeTasks: Allow ecs:DescribeTasks on the cluster portafilter."),
         (Verdict.WRONG, "iot-data:GetThingShadow: Allow iot-data:GetThingShadow on things."),
     ]
     assert {"ecs:ListTasks", "sqs:DeleteMessage", "sns:ConfirmSubscription", "iot:DescribeThing"} <= set(
