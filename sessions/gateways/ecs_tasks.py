@@ -192,6 +192,8 @@ def _take(entry: _Entry, task: Task, now: float) -> bool:
     if known is not None and task.version < known.version:
         return False
     is_news = known is None or task.version > known.version
+    if is_news and known is not None:
+        entry.looks = 1  # what moves is looked at often again: it may be ready, or gone, in a moment
     entry.task = task
     return is_news
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from pytest_django.fixtures import Settings
 
-from sessions.gateways import door, ecs_probes, probe
+from sessions.gateways import door, ecs_probes, ecs_tasks, probe
 from sessions.gateways.base import GatewayError, GatewayStatus, StillStopping
 from sessions.gateways.ecs import EcsGateways
 from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
@@ -288,6 +289,23 @@ def test_permission_that_is_missing_for_looks_fails_a_start_for_good(driver: Ecs
 
 
 # --- while it is there ------------------------------------------------------------------------------------------------
+
+
+def test_task_that_moves_is_looked_at_often_again() -> None:
+    clock, states = SimpleNamespace(at=0.0), {"version": 1, "lastStatus": "PROVISIONING"}
+    asked: list[float] = []
+
+    def describe(arns: Sequence[str]) -> list[dict[str, Any]]:
+        asked.append(clock.at)
+        return [{"taskArn": arns[0], **states}]
+
+    tasks = ecs_tasks.Tasks(describe)
+    with mock.patch.object(ecs_tasks, "time", SimpleNamespace(monotonic=lambda: clock.at)):
+        for second in range(30):
+            clock.at = float(second)
+            states = {"version": 2, "lastStatus": "PENDING"} if second >= 14 else states
+            tasks.look("arn", pace=ecs_tasks.STARTING_PACE)
+    assert asked == [0, 1, 2, 4, 7, 12, 17, 18, 19, 21, 24, 29]
 
 
 def test_looks_at_many_are_one_call(case: Case, ecs: FakeEcs, monkeypatch: pytest.MonkeyPatch) -> None:
