@@ -137,7 +137,7 @@ class Deployment:
         told += [{"ParameterKey": key, "UsePreviousValue": True} for key in step.withheld if key in has]
         change_set = f"portafilter-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
         about, setting = f"the stack {name}", "--name and --parameters"
-        self._refusable(
+        is_taken = self._is_taken(
             stack,
             lambda: self.cloud.aws.call(
                 "cloudformation",
@@ -153,6 +153,9 @@ class Deployment:
                 Tags=[{"Key": "portafilter:installation", "Value": self.installation}],
             ),
         )
+        if not is_taken:
+            self.say(f"{stack}: unchanged.")
+            return
         described = self._change_set(name, change_set)
         if described["Status"] == "FAILED":
             reason = str(described.get("StatusReason", ""))
@@ -194,11 +197,14 @@ class Deployment:
             )
         self.say(f"{stack}: done.")
 
-    def _refusable(self, stack: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """As the call itself; what CloudFormation says of templates and parameters is shown: none is a secret."""
+    def _is_taken(self, stack: str, call: Callable[[], dict[str, Any]]) -> bool:
+        """Whether there is something to change. What CloudFormation says is shown: templates have no secrets."""
         try:
-            return call()
+            call()
+            return True
         except AwsError as error:
+            if any(words in error.said for words in _UNCHANGED):
+                return False
             if error.code in {"ValidationError", "InsufficientCapabilitiesException"} and error.said:
                 raise DeployError(f"{stack}: CloudFormation does not take it: {error.said}") from error
             raise
