@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from cryptography.fernet import Fernet
 from django.apps import AppConfig
@@ -16,6 +17,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.utils.module_loading import import_string
 
+from machines.hosts import is_this_computer
 from machines.telemetry.base import ALIASES as TELEMETRY
 from machines.vpn.base import ALIASES as VPN
 from sessions.gateways.base import ALIASES as GATEWAYS
@@ -61,7 +63,7 @@ def keys_are_keys(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 @register(Tags.security, deploy=True)
 def settings_fit_together(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """What is right for one computer and wrong for a deployment."""
-    return [*_of_everywhere(), *_of_origins(), *_of_ecs(), *_of_vpn()]
+    return [*_of_everywhere(), *_of_lines(), *_of_origins(), *_of_ecs(), *_of_vpn()]
 
 
 def _of_everywhere() -> Iterator[CheckMessage]:
@@ -86,6 +88,24 @@ def _of_everywhere() -> Iterator[CheckMessage]:
             f"ANSWER_DEADLINE_S: found {settings.ANSWER_DEADLINE_S}, expected more than the three waits of the ladder "
             f"together ({fleet_s}): the last resort would never be told.",
             id="portafilter.E014",
+        )
+
+
+def _of_lines() -> Iterator[CheckMessage]:
+    """The lines to other computers are encrypted, and those computers are who they say."""
+    redis, database = urlsplit(settings.REDIS_URL), urlsplit(settings.DATABASE_URL)
+    if redis.scheme == "redis" and not is_this_computer(redis.hostname or ""):
+        yield Warning(
+            f"REDIS_URL: found redis:// to {redis.hostname}: its password and who is signed in go there in the clear.",
+            hint="Use rediss://.",
+            id="portafilter.W015",
+        )
+    mode = parse_qs(database.query).get("sslmode", ["prefer"])[-1]
+    if database.hostname and not is_this_computer(database.hostname) and mode not in {"verify-full", "verify-ca"}:
+        yield Warning(
+            f"DATABASE_URL: found sslmode {mode} to {database.hostname}: another computer could pass itself off as it.",
+            hint="Append ?sslmode=verify-full&sslrootcert=FILE.",
+            id="portafilter.W016",
         )
 
 

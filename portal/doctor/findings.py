@@ -103,7 +103,8 @@ def _secrets() -> list[str]:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         found.add(os.environ.get(name, ""))
     found.add(str(settings.DATABASES["default"].get("PASSWORD") or ""))
-    for url in (settings.DATABASE_URL, settings.REDIS_URL, settings.NOTIFY_EMAIL_URL):
+    redis = str(settings.CACHES["default"].get("LOCATION") or "")
+    for url in (settings.DATABASE_URL, settings.REDIS_URL, redis, settings.NOTIFY_EMAIL_URL):
         try:
             password = urlsplit(url).password or ""
         except ValueError:
