@@ -19,6 +19,8 @@ from sessions.gateways.base import ALIASES as GATEWAYS
 
 CLOCKS_DIFFER_S = 5.0
 _CONNECT_S, _ANSWER_S = 2.0, 5.0
+# Of what is looked at here, the worker itself asks this.
+_WORKERS_OWN = ("iot:DescribeThingType", "globalaccelerator:")
 # What may have passed by the time that somebody reads it.
 _PASSING = {Kind.THROTTLED, Kind.FAILED}
 
@@ -98,7 +100,7 @@ def checks(cloud: Cloud) -> list[Check]:
 
 def found_of(error: AwsError) -> Finding:
     """Why something could not be looked at. What only the doctor asks needs permissions that the processes do not."""
-    if error.kind is Kind.FORBIDDEN:
+    if error.kind is Kind.FORBIDDEN and not str(error).startswith(_WORKERS_OWN):
         return attention(f"{error} It is needed to look at this, and by nothing else.")
     return attention(str(error)) if error.kind in _PASSING else wrong(str(error))
 

@@ -333,6 +333,9 @@ def test_what_only_the_doctor_may_not_see_is_for_attention(deployed: Deployed) -
     asked.aws = Refusing("ec2:DescribeSubnets")
     ((_, verdict, words),) = lines([asked.check("subnets", gateways.subnets)])
     assert verdict == "attention" and words.endswith("It is needed to look at this, and by nothing else.")
+    asked.aws = Refusing("iot:DescribeThingType")
+    ((_, verdict, words),) = lines([asked.check("iot core", things.iot_core)])
+    assert verdict == "wrong" and "nothing else" not in words
 
 
 class Scripted(Aws):
