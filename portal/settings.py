@@ -468,5 +468,6 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "uvicorn.access": {"level": "WARNING"},
         "websockets": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},
     },
 }
