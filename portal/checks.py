@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.fernet import Fernet
 from django.apps import AppConfig
@@ -101,9 +101,10 @@ def _of_lines() -> Iterator[CheckMessage]:
             id="portafilter.W015",
         )
     mode = parse_qs(database.query).get("sslmode", ["prefer"])[-1]
-    if database.hostname and not is_this_computer(database.hostname) and mode not in {"verify-full", "verify-ca"}:
+    host = unquote(database.hostname or "/")  # a folder: a socket of this computer
+    if not host.startswith("/") and not is_this_computer(host) and mode not in {"verify-full", "verify-ca"}:
         yield Warning(
-            f"DATABASE_URL: found sslmode {mode} to {database.hostname}: another computer could pass itself off as it.",
+            f"DATABASE_URL: found sslmode {mode} to {host}: another computer could pass itself off as it.",
             hint="Append ?sslmode=verify-full&sslrootcert=FILE.",
             id="portafilter.W016",
         )

@@ -126,10 +126,10 @@ def clock(cloud: Cloud) -> Iterator[Finding]:
 def of_clocks(whose: str, ahead_s: float) -> Finding:
     """How another clock stands to ours; certificates, signatures and leases go by both."""
     if abs(ahead_s) <= CLOCKS_DIFFER_S:
-        return ok(f"{whose} clock and this computer's are together.")
+        return ok(f"{whose[0].upper()}{whose[1:]} clock and this computer's are together.")
     way = "behind" if ahead_s > 0 else "ahead of"
-    words = f"This computer's clock is {abs(ahead_s):.0f} s {way} {whose}"
-    return attention(f"{words.removesuffix(' clock')}. Set it by NTP (chrony; at AWS 169.254.169.123).")
+    words = f"This computer's clock is {abs(ahead_s):.0f} s {way} {whose}."
+    return attention(f"{words} Set it by NTP (chrony; at AWS 169.254.169.123).")
 
 
 def _ahead_s(answer: dict[str, Any], at: datetime) -> float | None:

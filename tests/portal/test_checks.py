@@ -94,6 +94,11 @@ def test_settings_that_do_not_fit_together_are_named(
     assert ours(deploy=False) == [], "a start does not stop at it"
 
 
+def test_database_behind_a_socket_of_this_computer_needs_no_tls(settings: Settings) -> None:
+    settings.DATABASE_URL = "postgresql://portafilter@%2Frun%2Fpostgresql/portafilter"
+    assert ours(deploy=True) == []
+
+
 @pytest.mark.parametrize("setting", ["GATEWAY", "TELEMETRY", "VPN"])
 @pytest.mark.parametrize("value", ["nonsense", "no.such.Driver", "sessions.gateways.local.Nothing", "..", "a b"])
 def test_driver_that_is_not_there_is_an_error_of_every_start(settings: Settings, setting: str, value: str) -> None:
