@@ -144,7 +144,7 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, report: Report) -> None:
             given = parsing.clean_json(resource_json.get("Properties", {}), resources_map)
             stand_in = StandIn(logical_id, kind)
             if kind == "AWS::SecretsManager::Secret":
-                stand_in.physical_resource_id = _secret(given, named["account_id"], named["region_name"])
+                stand_in.physical_resource_id = _secret(logical_id, given, named["account_id"], named["region_name"])
             return stand_in
         try:
             made = real_create(logical_id, resource_json, resources_map, **named)
@@ -169,12 +169,20 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, report: Report) -> None:
     monkeypatch.setattr(parsing, "parse_and_update_resource", update)
 
 
-def _secret(given: dict[str, Any], account_id: str, region_name: str) -> str:
+def _secret(logical_id: str, given: dict[str, Any], account_id: str, region_name: str) -> str:
     """A secret in moto, which its CloudFormation does not make; without a value unless one is to be made up."""
     value = "made-up" if "GenerateSecretString" in given else None
     backend = secretsmanager_backends[account_id][region_name]
     made = backend.create_secret(
-        given["Name"], value, None, given.get("Description"), given.get("Tags"), given.get("KmsKeyId"), None, [], False
+        given.get("Name", logical_id),
+        value,
+        None,
+        given.get("Description"),
+        given.get("Tags"),
+        given.get("KmsKeyId"),
+        None,
+        [],
+        False,
     )
     return str(json.loads(made)["ARN"])
 

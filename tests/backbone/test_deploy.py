@@ -62,7 +62,7 @@ def world() -> Iterator[World]:
         host, port = server.get_host_and_port()
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         world = World(f"http://{host}:{port}", close(patch))
-        # moto's tasks end without an exit status; tests/backbone/test_migration.py has the task itself.
+        # moto's tasks end without an exit status; tests/backbone/test_commands.py has tasks.
         patch.setattr(migration, "run", lambda cloud, outputs, say, **_: world.migrations.append(dict(outputs)))
         call = world.cloud.aws.call
         zone = call("route53", "CreateHostedZone", about="", setting="", Name="example.com", CallerReference="once")
