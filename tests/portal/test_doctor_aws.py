@@ -249,6 +249,7 @@ FAULTS: list[tuple[str, Callable[[Deployed, Settings], None], str, str]] = [
     ("task definition", definition(guacd="guacamole/guacd:1.5.5@sha256:" + "0" * 64), "wrong",
      "found guacd 1.5 (guacamole/guacd:1.5.5"),
     ("task definition", definition(guacd="guacamole/guacd:latest"), "attention", "does not say its version"),
+    ("task definition", definition(guacd="registry.example.com/guacd@sha256:" + "0" * 64), "ok", "is ACTIVE"),
     ("task definition", definition(openvpn={"environment": [{"name": "VPN_PASSWORD", "value": "x"}]}), "attention",
      "The environment of container openvpn has VPN_PASSWORD"),
     ("task definition", definition(taskRoleArn=f"arn:aws:iam::{ACCOUNT}:role/x"), "attention", "has a task role"),
