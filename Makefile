@@ -2,6 +2,10 @@
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest -q
+
+# Where the environment forbids it to write __pycache__, each of some hundred processes would compile all of our code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Two processes a core and one, five at most: they wait for real programs as much as they compute. Whole files, since some
 # have machines at fixed addresses, and in the order of tests/conftest.py.
 PARALLEL := -n $(shell n=$$(($$(nproc) * 2 + 1)); [ $$n -gt 5 ] && n=5; echo $$n) --dist loadfile --no-loadscope-reorder
