@@ -91,6 +91,8 @@ def check(parameters: Parameters, steps: Iterable[stacks.Step] = stacks.STEPS) -
             if name in declared:
                 problem = templates.problem_of(name, declared[name], value)
                 wrong += [problem] if problem else []
+        defaults = {name: str(one["Default"]) for name, one in declared.items() if "Default" in one}
+        wrong += templates.broken_rules(templates.read(stack), defaults | parameters.given_for(stack))
     if wrong:
         raise ParameterError("\n".join(dict.fromkeys(wrong)))
 

@@ -6,6 +6,7 @@ Needs no Django: the deploy tool runs where nothing of Portafilter's is set up.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -64,6 +65,33 @@ def read(stack: str) -> Template:
     """The template of a stack; raises OSError."""
     text = stacks.path_of(stack).read_text(encoding="utf-8")
     return Template(stack, text, _Loader(text).get_single_data())
+
+
+def broken_rules(template: Template, values: Mapping[str, str]) -> list[str]:
+    """What the template's Rules say is wrong with these values, as CloudFormation would once it is that stack's turn.
+
+    A rule about a value that is not known yet is passed over.
+    """
+    found = []
+    for rule in (template.content.get("Rules") or {}).values():
+        try:
+            if _holds(rule.get("RuleCondition", {"Fn::Equals": ["", ""]}), values):
+                found += [one["AssertDescription"] for one in rule["Assertions"] if not _holds(one["Assert"], values)]
+        except KeyError:
+            continue
+    return found
+
+
+def _holds(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
+    ((function, said),) = condition.items()
+    if function == "Fn::Equals":
+        one, other = (values[side["Ref"]] if isinstance(side, dict) else str(side) for side in said)
+        return one == other
+    if function == "Fn::Not":
+        return not _holds(said[0], values)
+    if function in {"Fn::And", "Fn::Or"}:
+        return (all if function == "Fn::And" else any)(_holds(one, values) for one in said)
+    raise KeyError(function)
 
 
 def problem_of(name: str, declared: dict[str, Any], value: str) -> str:

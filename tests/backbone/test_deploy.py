@@ -221,6 +221,8 @@ def _secret(world: World) -> dict[str, str]:
         ('[app]\nSms = "twilio"', "Sms: found 'twilio', expected one of none, sns."),
         ('[all]\nVpnHostName = "vpn example"', "VpnHostName: found 'vpn example', expected The name that machines"),
         ("", "PortalImage: not given, and app needs it: The image of backbone/images/portal"),
+        ("", "With GatewayNetwork=tunnel GatewayImage is needed."),
+        ("", "Without a CertificateArn one is made, and HostedZoneId is needed for that."),
         ("WebMin = 3", "found WebMin outside a table"),
         ("[app", "found no TOML"),
         ("[app]\nWebMin = 1.5", r"\[app\] WebMin: found 1.5, expected a text, a whole number"),
@@ -232,6 +234,12 @@ def test_parameters_that_cannot_be_meant_are_told_at_once(tmp_path: Path, toml: 
     with pytest.raises(parameters.ParameterError) as caught:
         parameters.check(parameters.read(file, "portafilter"))
     assert re.search(message, str(caught.value))
+
+
+def test_rule_of_a_template_holds_for_what_it_is_about_alone() -> None:
+    routed = {**GIVEN, "all": {**GIVEN["all"], "GatewayNetwork": "routed"}}
+    del routed["all"]["GatewayImage"]
+    parameters.check(parameters.Parameters("portafilter", routed))
 
 
 def test_until_data_needs_nothing_but_a_region() -> None:

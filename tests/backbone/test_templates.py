@@ -152,7 +152,8 @@ def _rules(kind: str, group: str) -> set[tuple[str, str, str]]:
     found = set()
     for rule in of_type("network", f"EC2::SecurityGroup{kind}").values():
         if rule["GroupId"] == {"Ref": group}:
-            other = rule.get("SourceSecurityGroupId") or rule.get("DestinationSecurityGroupId") or rule.get("CidrIp")
+            sides = ("SourceSecurityGroupId", "DestinationSecurityGroupId", "CidrIp")
+            (other,) = (rule[side] for side in sides if side in rule)
             ports = {str(rule[end]["Ref"]) if isinstance(rule[end], dict) else str(rule[end])
                      for end in ("FromPort", "ToPort")}  # fmt: skip
             found.add((rule["IpProtocol"], "-".join(sorted(ports)), str(other["Ref"])))
