@@ -18,6 +18,8 @@ NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/bro
 	$(addprefix portal/test_,api_schema.py api_permissions.py) \
 	$(addprefix portal/test_,worker_decisions.py) machines/test_rota.py machines/telemetry/test_iot_core.py \
 	$(addprefix notifications/test_,email.py push_rules.py sns_channel.py sns_settings.py sns_whole.py web_push.py wording.py) \
+	$(addprefix backbone/test_,commands.py deploy.py edge_template.py image_scripts.py images.py join.py) \
+	$(addprefix backbone/test_,news_templates.py roles.py templates.py vpn_template.py) portal/test_servers.py \
 	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py ladder.py)
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
