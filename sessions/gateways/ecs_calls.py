@@ -49,11 +49,11 @@ class EcsCalls:
         )  # fmt: skip
 
     def describe(self, arns: Sequence[str], *, deadline: float) -> list[dict[str, Any]]:
-        """Those of up to PAGE tasks that AWS knows, as it describes them."""
+        """Those of up to PAGE tasks of one cluster that AWS knows, as it describes them."""
         answer = _again(
             lambda: self._aws.call(
                 "ecs", "DescribeTasks", about=self._about, setting="ECS_CLUSTER",
-                cluster=self._cluster, tasks=list(arns), include=["TAGS"],
+                cluster=self._of(arns[0]), tasks=list(arns), include=["TAGS"],
             ),
             deadline,
         )  # fmt: skip
@@ -68,7 +68,7 @@ class EcsCalls:
         answer = _again(
             lambda: self._aws.call(
                 "ecs", "StopTask", about=f"a task of {self._about}", setting="ECS_CLUSTER",
-                cluster=self._cluster, task=arn, reason=reason,
+                cluster=self._of(arn), task=arn, reason=reason,
             ),
             deadline,
         )  # fmt: skip
@@ -77,6 +77,11 @@ class EcsCalls:
     def listed(self, desired_status: str, *, deadline: float) -> list[dict[str, Any]]:
         """All tasks of the cluster that shall run (RUNNING) or shall not (STOPPED), described, with their tags."""
         return [task for page in self._pages(desired_status, deadline) for task in self._page(page, deadline)]
+
+    def _of(self, arn: str) -> str:
+        """The cluster that a task is in: it stays there when ECS_CLUSTER is changed."""
+        name = _cluster_of(arn)
+        return self._cluster if name in ("", self._cluster.rpartition("/")[2]) else name
 
     def _page(self, arns: list[str], deadline: float) -> list[dict[str, Any]]:
         return self.describe(arns, deadline=deadline) if arns else []
@@ -97,6 +102,12 @@ class EcsCalls:
             if not answer.get("nextToken"):
                 return
             more = {"nextToken": answer["nextToken"]}
+
+
+def _cluster_of(arn: str) -> str:
+    """The name of a task's cluster; empty for what has none in it (arn:aws:ecs:region:account:task/cluster/id)."""
+    parts = arn.split("/")
+    return parts[1] if len(parts) == 3 and parts[0].endswith(":task") else ""
 
 
 def _again(call: Callable[[], T], deadline: float) -> T:

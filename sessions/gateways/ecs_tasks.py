@@ -155,7 +155,12 @@ class Tasks:
             now = time.monotonic()
             for old in [key for key, entry in self._entries.items() if now - entry.asked_at > _FORGET_S]:
                 del self._entries[old]
-            others = sorted((entry.due_at(), key) for key, entry in self._entries.items() if key != arn)
+            # ECS refuses all of a call for one task of another cluster, as there are after ECS_CLUSTER was changed.
+            others = sorted(
+                (entry.due_at(), key)
+                for key, entry in self._entries.items()
+                if key != arn and key.rpartition("/")[0] == arn.rpartition("/")[0]
+            )
             batch = [arn, *(key for _, key in others if not self._is_over(key))][:PAGE]
         error: AwsError | None = None
         found: dict[str, Task] = {}

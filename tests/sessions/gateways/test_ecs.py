@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -318,6 +319,26 @@ def test_looks_at_many_are_one_call(case: Case, ecs: FakeEcs, monkeypatch: pytes
         assert case.driver.describe(request.attempt_id, status.handle) == status
     (look,) = _called(ecs, "DescribeTasks")[before:]
     assert len(look["tasks"]) == 5
+
+
+def test_task_of_a_cluster_that_was_left_harms_no_other(case: Case, ecs: FakeEcs, settings: Settings) -> None:
+    """ECS refuses a whole DescribeTasks for one task of another cluster."""
+    old = f"arn:aws:ecs:{ecs.region}:123456789012:task/former/{'0a' * 16}"
+    now = int(case.driver._now())  # type: ignore[attr-defined]
+    stray = str(uuid.uuid4())
+    for handle in ({"task": old, "at": now}, {"task": old, "at": now, "address": "127.65.255.1", "ready": now}):
+        with pytest.raises(GatewayError):
+            case.driver.describe(stray, handle)
+    request = new_request()
+    status = case.start(request)
+    assert status.state == "ready"
+    case.stop(request, status)
+    assert {call["cluster"] for call in _called(ecs, "DescribeTasks") if old in call["tasks"]} == {"former"}
+    with pytest.raises(GatewayError):
+        case.driver.stop(stray, {"task": old, "at": now})
+    assert _called(ecs, "StopTask")[-1]["cluster"] == "former"
+    assert all(said.endswith("Cluster not found.") for said in ecs.refused)
+    ecs.refused.clear()
 
 
 def test_ready_ones_are_seldom_asked_about(case: Case, ecs: FakeEcs) -> None:
