@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ _MESSAGES = 10
 _HEARING_S = 30.0
 _MAX_BACK_OFF_S = 20.0
 _REMEMBERED = 1000
+_TASK_ARN = re.compile(r"arn:[\w-]+:ecs:[\w-]+:[0-9]{12}:task/([\w-]+/)?[0-9a-f-]{32,36}", re.ASCII)
 
 
 class Events:
@@ -115,7 +117,7 @@ def _task(body: str) -> Task | None:
     """The task of an event, None for one of another cluster or kind. Raises ValueError for what is no event."""
     try:
         event: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"found {len(body)} characters that are no JSON") from None
     if not isinstance(event, dict) or not isinstance(event.get("detail"), dict):
         raise ValueError("found JSON without an object as its detail")
@@ -125,6 +127,7 @@ def _task(body: str) -> Task | None:
     if str(detail.get("clusterArn", "")).rpartition("/")[2] != settings.ECS_CLUSTER.rpartition("/")[2]:
         return None
     task = ecs_tasks.parse(detail)
-    if task is None:
-        raise ValueError("found an event without taskArn")
+    # ECS would refuse all that is asked together with a name that is none.
+    if task is None or not _TASK_ARN.fullmatch(task.arn):
+        raise ValueError("found an event without a task's ARN")
     return task

@@ -131,6 +131,9 @@ def test_silent_queue_is_not_waited_for(driver: EcsGateways, ecs: FakeEcs, liste
         "null",
         '{"detail": []}',
         '{"source": "aws.ecs", "detail-type": "ECS Task State Change", "detail": {"clusterArn": "x/portafilter"}}',
+        '{"source": "aws.ecs", "detail-type": "ECS Task State Change", "detail": {"clusterArn": "x/portafilter", '
+        '"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/portafilter/none"}}',
+        "[" * 200_000,
     ],
 )
 def test_message_that_is_no_event_is_logged_and_passed_over(
