@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from backbone.deploy import Cloud
 
 _PATIENCE_S = 1800.0
-# What a task said last may reach its log after its end.
-_LAST_WORDS_S = 10.0
+# What a task said last may reach its log some seconds after its end.
+_LAST_LOOKS = 3
 
 
 class TaskError(Exception):
@@ -130,13 +130,12 @@ class _Log:
             self._token = token
 
     def rest(self, poll_s: float) -> list[str]:
-        """What comes after the end, until for one look nothing does."""
+        """What comes after the end, until a look finds nothing more."""
         lines: list[str] = []
-        deadline = time.monotonic() + _LAST_WORDS_S
-        while time.monotonic() < deadline:
+        for _ in range(_LAST_LOOKS):
             self._cloud.sleep(min(poll_s, 2.0))
             more = self.news()
-            if not more and lines:
+            if lines and not more:
                 break
             lines += more
         return lines
