@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.db import InterfaceError, OperationalError
+
 from sessions import gateway_rows
 from sessions.gateways.base import GatewayDriver, GatewayError, GatewayRequest, GatewayStatus, StillStopping
 from sessions.models import Gateway, RdpCredential
@@ -72,6 +74,11 @@ class GatewaySteps:
                 gateway_rows.release(gateway, owner=self.name, due_at=due_at, tries=gateway.tries + 1)
             else:
                 self.has_failed(gateway, Failure(str(error), error.record, error.permanent))
+            return
+        except (OperationalError, InterfaceError):
+            # Some drivers keep rows of their own. That the database was away says nothing about the gateway.
+            logger.exception("The database failed while attempt %s was being started", attempt_id)
+            gateway_rows.release(gateway, owner=self.name, due_at=self.now() + LOOK_EVERY)
             return
         except Exception as error:
             logger.exception("Gateway driver %s failed to start attempt %s", gateway.driver, attempt_id)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from django.db import OperationalError
 from pytest_django.fixtures import Settings
 
 from machines import identities
@@ -215,6 +216,25 @@ def test_tunnel_is_left_to_the_next_rescue_of_its_machine(worker: Worker, vpn: F
 
 
 # --- gateways that fail -----------------------------------------------------------------------------------------------
+
+
+def test_database_that_fails_under_a_driver_fails_no_gateway(
+    worker: Worker, driver: FakeGateways, clock: Clock
+) -> None:
+    session = press(now=clock())
+    errors = [OperationalError("database is locked")]
+
+    def fail(step: str) -> None:
+        if step == "after start" and errors:
+            raise errors.pop()
+
+    driver.at_step = fail
+    worker.run_pass()
+    assert gateway_of(session).state == GatewayState.STARTING
+    clock.tick(1)
+    worker.run_pass()
+    gateway = gateway_of(session)
+    assert (gateway.state, gateway.attempt, len(driver.started)) == (GatewayState.READY, 1, 1)
 
 
 @pytest.mark.parametrize("plan", [Start.THROTTLED, Start.FAILED, Start.LOST_ANSWER, Start.BROKEN])
