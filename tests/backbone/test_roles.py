@@ -48,6 +48,7 @@ WITHOUT_RESOURCE = {
     "iot:DescribeEndpoint": "knows no resource",
     "sns:GetSMSAttributes": "knows no resource",
     "sns:GetSMSSandboxAccountStatus": "knows no resource",
+    "ssm:UpdateInstanceInformation": "the agent's own, and a computer says it of itself alone",
     "ssmmessages:CreateControlChannel": "knows no resource",
     "ssmmessages:CreateDataChannel": "knows no resource",
     "ssmmessages:OpenControlChannel": "knows no resource",
@@ -187,8 +188,8 @@ def test_roles_are_for_one_service_of_this_account(stack: str, role: str) -> Non
     (service,) = flat(said["Principal"]["Service"])
     # A computer's role is bound to it by its instance profile; the others could be used for another account's.
     assert service == "ec2.amazonaws.com" or "Condition" in said
-    managed = templates.read(stack).resources[role]["Properties"].get("ManagedPolicyArns", [])
-    assert all(str(one).endswith("AmazonSSMManagedInstanceCore'}") for one in managed)
+    # What AWS writes into its own policies is not ours to know.
+    assert "ManagedPolicyArns" not in templates.read(stack).resources[role]["Properties"]
 
 
 def test_tasks_are_started_with_just_the_secrets_that_they_read() -> None:
