@@ -23,6 +23,8 @@ from sessions.gateways.base import GatewayError
 PORT = 4823
 _LIMIT = 32 * 1024
 _POLL_S = 0.1
+# It is in the worker's own network. Before its program is there what is sent to it may be lost, and others wait.
+_CONNECT_S = 0.5
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}|")
 
@@ -101,7 +103,9 @@ def _exchange(host: str, port: int, deadline: float, request: str, body: bytes =
     head = f"{request} HTTP/1.0\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     answer = b""
     try:
-        with socket.create_connection((host, port), timeout=max(0.001, deadline - time.monotonic())) as line:
+        connect_s = min(_CONNECT_S, max(0.001, deadline - time.monotonic()))
+        with socket.create_connection((host, port), timeout=connect_s) as line:
+            line.settimeout(max(0.001, deadline - time.monotonic()))
             line.sendall(head.encode() + b"\r\n" + body)
             while len(answer) <= _LIMIT:
                 line.settimeout(max(0.001, deadline - time.monotonic()))

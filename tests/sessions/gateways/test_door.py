@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +236,19 @@ def test_those_who_only_hold_lines_open_do_not_keep_the_worker_out(join: Any, mo
                 assert not error.permanent and time.monotonic() < deadline, error
         for line in idle:
             line.close()
+
+
+def test_address_that_swallows_everything_does_not_hold_the_worker_up() -> None:
+    """So is a gateway's for seconds, between the coming of its network and of its program."""
+    with socket.socket() as full:
+        full.bind((HOST, 0))
+        full.listen(0)
+        with ExitStack() as waiting:
+            for _ in range(3):  # as many as are not accepted; what comes then is dropped
+                line = waiting.enter_context(socket.socket())
+                line.setblocking(False)
+                line.connect_ex(full.getsockname())
+            began = time.monotonic()
+            with pytest.raises(GatewayError, match="does not answer"):
+                door.join(HOST, full.getsockname()[1], ATTEMPT, timeout_s=2)
+            assert time.monotonic() - began < 1
