@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Max
 from django.utils import timezone
 
 from machines import identities, services
@@ -30,6 +29,8 @@ logger = logging.getLogger(__name__)
 # Beyond what a gateway waits for its rescue and one screen is open: rescues have no fixed end. One that lasts longer
 # loses its gateway, as the agent cuts off whose certificate has ended, and gets another.
 _MARGIN = timedelta(hours=24)
+# So many of the newest identities tell which addresses were used lately; there are 256 addresses at most.
+_LATELY = 1024
 _OVER = "its attempt is over"
 
 
@@ -122,7 +123,9 @@ def refuse(attempt_id: str, words: str, *, address: str = "", now: datetime | No
 def withdraw_dead(now: datetime | None = None) -> int:
     """Ends the identities of attempts that no longer live, and those that expired; how many those were."""
     now = now or timezone.now()
-    held = dict(GatewayIdentity.objects.filter(revoked_at=None).values_list("attempt_id", "expires_at"))
+    # Who was seen out has been revoked: to say so, too, has the database look at those alone, of all there ever were.
+    rows = GatewayIdentity.objects.filter(revoked_at=None, released_at=None).order_by()
+    held = dict(rows.values_list("attempt_id", "expires_at"))
     if not held:
         return 0
     live = _live_attempts()
@@ -147,8 +150,8 @@ def allow_list(now: datetime | None = None) -> dict[str, identities.Admitted]:
 
 def leaving() -> list[tuple[int, str]]:
     """Number and common name of revoked identities whose gateways were not seen out yet."""
-    rows = GatewayIdentity.objects.filter(released_at=None, revoked_at__isnull=False).order_by("pk")
-    return [(one.pk, one.common_name) for one in rows.only("attempt_id")]
+    rows = GatewayIdentity.objects.filter(released_at=None, revoked_at__isnull=False).order_by()
+    return sorted((one.pk, one.common_name) for one in rows.only("attempt_id"))
 
 
 def released(number: int, *, now: datetime | None = None) -> None:
@@ -180,9 +183,10 @@ def _issue(authority: VpnAuthority, attempt_id: str, key: pki.PublicKey, digest:
 
 
 def _free_address() -> str:
-    """One that nobody has: never used, else issued longest ago. Raises NoAddressLeft."""
+    """One that nobody has: not used lately, else issued longest ago. Raises NoAddressLeft."""
     taken = set(GatewayIdentity.objects.filter(released_at=None).values_list("address", flat=True))
-    last = dict(GatewayIdentity.objects.order_by().values_list("address").annotate(last=Max("issued_at")))
+    newest = GatewayIdentity.objects.order_by("-pk").values_list("address", "issued_at")[:_LATELY]
+    last = dict(reversed(newest))
     numbers = networks.gateway_numbers(settings.VPN_NETWORK)
     free = [text for text in map(str, map(ipaddress.IPv4Address, numbers)) if text not in taken]
     if not free:

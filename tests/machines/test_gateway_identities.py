@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from machines import gateway_identities, identities
@@ -135,6 +136,23 @@ def test_address_is_free_again_only_when_its_gateway_was_seen_out(settings: Sett
     Record().write(TunnelEnded(ending.wish, ending.common_name))
     assert gateway_identities.admit(B2, request(), now=NOW).address == first
     assert not [one for one in read_wishes(NOW).endings if one.common_name == f"g-{A1}"]
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL plans by how many rows there are.")
+def test_agent_does_not_read_all_gateways_that_ever_were() -> None:
+    """It asks three times a second, and a row for each rescue stays."""
+    gateway_identities.admit(A1, request(), now=NOW)
+    with CaptureQueriesContext(connection) as queries:
+        gateway_identities.allow_list(NOW)
+        gateway_identities.leaving()
+        gateway_identities.withdraw_dead(NOW)
+    asked = [query["sql"] for query in queries if "gatewayidentity" in query["sql"]]
+    assert len(asked) == 3
+    for sql in asked:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+            plan = [row[3] for row in cursor.fetchall()]
+        assert [step for step in plan if "INDEX" in step] and not [step for step in plan if "SCAN" in step], plan
 
 
 def test_gateways_stay_is_written_to_its_row_and_taken_over_by_the_next_agent() -> None:
