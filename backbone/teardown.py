@@ -10,8 +10,9 @@ from backbone.deploy import Deployment, outputs_of
 from machines.aws import AwsError, Kind
 
 KEPT_WORDS = (
-    "Kept: the database's last snapshot, the bucket of recordings, the key, and the secrets. They cost a little each "
-    "month, and the snapshot can be read with that key alone; delete them by hand when nobody needs them any more."
+    "Kept: the database's last snapshot, the bucket of recordings, the key, and the secret with CREDENTIAL_KEYS. They "
+    "cost a little each month. The snapshot can be read with that key alone, and the VPN's authority in it with that "
+    "secret alone; delete them by hand when nobody needs them any more."
 )
 KEPT_DATA_WORDS = (
     "Kept: the stacks network and data with the database, the bucket and the secrets. `deploy` brings all back on "
@@ -31,7 +32,9 @@ def destroy(deployment: Deployment, *, data: bool) -> None:
         if stack == "gateways":
             _empty(deployment, outputs_of(there))
         if stack in stacks.KEPT:
-            _unprotect(deployment)
+            _unprotect(deployment, outputs_of(there).get("DatabaseIdentifier", deployment.installation))
+        if stack == "network":
+            _remove_accelerators_group(deployment, outputs_of(there).get("VpcId", ""))
         deployment.delete(stack)
     deployment.say(KEPT_WORDS if data else KEPT_DATA_WORDS)
 
@@ -64,10 +67,10 @@ def _empty(deployment: Deployment, outputs: Mapping[str, str]) -> None:
         )
 
 
-def _unprotect(deployment: Deployment) -> None:
+def _unprotect(deployment: Deployment, database: str) -> None:
     """What keeps anybody from deleting the database by mistake is lifted; a snapshot is made all the same."""
-    aws, name = deployment.cloud.aws, deployment.installation
-    stack = stacks.name_of(name, "data")
+    aws = deployment.cloud.aws
+    stack = stacks.name_of(deployment.installation, "data")
     aws.call(
         "cloudformation",
         "UpdateTerminationProtection",
@@ -80,12 +83,28 @@ def _unprotect(deployment: Deployment) -> None:
         aws.call(
             "rds",
             "ModifyDBInstance",
-            about=f"the database {name}",
+            about=f"the database {database}",
             setting="--name",
-            DBInstanceIdentifier=name,
+            DBInstanceIdentifier=database,
             DeletionProtection=False,
             ApplyImmediately=True,
         )
     except AwsError as error:
         if error.kind is not Kind.NOT_FOUND:
             raise
+
+
+def _remove_accelerators_group(deployment: Deployment, vpc: str) -> None:
+    """Global Accelerator makes a security group in the network, leaves it there, and no network goes with one in it."""
+    aws, about = deployment.cloud.aws, "the security group GlobalAccelerator"
+    wanted = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "group-name", "Values": ["GlobalAccelerator"]}]
+    answer = deployment.cloud.again(
+        lambda: aws.call("ec2", "DescribeSecurityGroups", about=about, setting="--name", Filters=wanted)
+    )
+    for group in answer["SecurityGroups"]:
+        try:
+            aws.call("ec2", "DeleteSecurityGroup", about=about, setting="--name", GroupId=group["GroupId"])
+        except AwsError as error:
+            # Its network interfaces go some minutes after the accelerator.
+            if error.kind is not Kind.NOT_FOUND:
+                deployment.say(f"network: {error} Without that the network does not go; try again in some minutes.")

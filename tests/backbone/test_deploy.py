@@ -188,6 +188,17 @@ def test_first_real_reason_is_told_with_its_stack(world: World, monkeypatch: pyt
     assert "NatA (AWS::X): The maximum number of addresses has been reached." in words
 
 
+def test_group_that_global_accelerator_leaves_is_not_in_the_networks_way(world: World) -> None:
+    call, vpc = world.cloud.aws.call, world.deployment.outputs()["VpcId"]
+    about = {"about": "", "setting": ""}
+    call("ec2", "CreateSecurityGroup", **about, GroupName="GlobalAccelerator", Description="AWS'", VpcId=vpc)
+    teardown._remove_accelerators_group(world.deployment, vpc)
+    left = [{"Name": "group-name", "Values": ["GlobalAccelerator"]}]
+    assert call("ec2", "DescribeSecurityGroups", **about, Filters=left)["SecurityGroups"] == []
+    teardown._remove_accelerators_group(world.deployment, vpc)
+    assert [one for one in call("ec2", "DescribeSecurityGroups", **about)["SecurityGroups"] if one["VpcId"] == vpc]
+
+
 def test_what_is_taken_down_and_what_is_kept_is_said(world: World) -> None:
     """The last of the file: nothing is left for another."""
     world.lines.clear()
