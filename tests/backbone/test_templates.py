@@ -109,7 +109,10 @@ def test_every_log_ends_some_day() -> None:
 
 def test_what_is_kept_is_encrypted() -> None:
     (database,) = of_type("data", "RDS::DBInstance").values()
-    assert database["StorageEncrypted"] is True and database["KmsKeyId"] and database["PubliclyAccessible"] is False
+    # One from a snapshot is as that was, and RDS takes neither for it.
+    from_snapshot = {"Fn::If": ["FromSnapshot", {"Ref": "AWS::NoValue"}, True]}
+    assert database["StorageEncrypted"] == from_snapshot and database["PubliclyAccessible"] is False
+    assert database["KmsKeyId"]["Fn::If"][2] == {"Fn::GetAtt": ["Key", "Arn"]}
     # One that RDS made would change by itself, under processes that read it once.
     assert "ManageMasterUserPassword" not in database and "{{resolve:secretsmanager:" in str(
         database["MasterUserPassword"]
@@ -129,10 +132,32 @@ def test_what_is_kept_is_encrypted() -> None:
 
 
 def test_what_is_kept_outlives_its_stack() -> None:
-    policies = {name: one.get("DeletionPolicy") for name, one in templates.read("data").resources.items()}
+    resources = templates.read("data").resources
+    policies = {name: one.get("DeletionPolicy") for name, one in resources.items()}
     assert policies["Database"] == "Snapshot"
-    for name in ("Key", "Recordings", "AppSecret", "RedisSecret"):
-        assert policies[name] == "Retain", name
+    for name in ("Key", "Recordings", "AppSecret"):
+        # Not Retain, by which a first try that failed would leave them, too.
+        assert policies[name] == "RetainExceptOnCreate", name
+        # What is kept must not be in the way of the next installation of that name.
+        kept = resources[name]["Properties"]
+        assert not {"Name", "BucketName", "AliasName"} & kept.keys(), name
+
+
+def test_database_can_be_made_anew_beside_the_old_one() -> None:
+    """CloudFormation makes the new one first, and replaces nothing whose name would be the same."""
+    data = templates.read("data")
+    name = {"Fn::If": ["IsFirstDatabase", {"Ref": "Name"}, {"Fn::Sub": "${Name}-${DatabaseGeneration}"}]}
+    assert data.resources["Database"]["Properties"]["DBInstanceIdentifier"] == name
+    assert data.resources["Database"]["UpdateReplacePolicy"] == "Retain"
+    assert data.outputs["DatabaseIdentifier"]["Value"] == {"Ref": "Database"}
+    assert "DBInstanceIdentifier, Value: !Ref Name" not in templates.read("watch").text
+
+
+def test_gateways_of_before_can_still_be_ordered() -> None:
+    """Between the stack gateways and the stack app workers order by the old revision, and after going back, too."""
+    for name, one in templates.read("gateways").resources.items():
+        if one["Type"] == "AWS::ECS::TaskDefinition":
+            assert one.get("UpdateReplacePolicy") == "Retain", name
 
 
 def test_bucket_of_recordings_is_nobodys_but_over_tls() -> None:
