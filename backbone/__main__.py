@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m backbone", description=__doc__)
     everywhere = argparse.ArgumentParser(add_help=False)
     everywhere.add_argument("--name", default="portafilter", help="the installation's, portafilter unless given")
-    everywhere.add_argument("--region", required=True, help="as in eu-west-1")
+    region = os.environ.get("AWS_REGION", "")
+    everywhere.add_argument("--region", default=region, required=not region, help="as in eu-west-1; else AWS_REGION")
     kinds = parser.add_subparsers(required=True, metavar="COMMAND")
 
     deploy = kinds.add_parser("deploy", parents=[everywhere], help="makes the stacks, or brings them up to date")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from backbone import stacks
@@ -24,15 +25,30 @@ def status(deployment: Deployment) -> list[str]:
 
 
 def restart(deployment: Deployment) -> list[str]:
-    """Has every service start its tasks anew, the new ones before the old ones end; their names. Raises AwsError."""
+    """Has every service that reads a secret start its tasks anew; their names. Raises AwsError.
+
+    OpenVPN reads none, and its start would take every machine out of the VPN for some seconds.
+    """
     cluster = outputs_of(deployment.describe("gateways")).get("ClusterName", "")
-    found = _services(deployment.cloud, cluster) if cluster else []
+    there = _services(deployment.cloud, cluster) if cluster else []
+    found = [service for service in there if _reads_secrets(deployment.cloud, service)]
     for service in found:
         deployment.cloud.aws.call(
             "ecs", "UpdateService", about=f"the cluster {cluster}", setting="--name",
             cluster=cluster, service=service["serviceArn"], forceNewDeployment=True,
         )  # fmt: skip
     return [str(service["serviceName"]) for service in found]
+
+
+def _reads_secrets(cloud: Cloud, service: Mapping[str, Any]) -> bool:
+    name = service["taskDefinition"]
+    task = cloud.again(
+        lambda: cloud.aws.call(
+            "ecs", "DescribeTaskDefinition", about=f"the service {service['serviceName']}", setting="--name",
+            taskDefinition=name,
+        )
+    )["taskDefinition"]  # fmt: skip
+    return any(container.get("secrets") for container in task["containerDefinitions"])
 
 
 def _services(cloud: Cloud, cluster: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backbone import __main__ as console
 from backbone import app_secrets, migration, parameters, running, stacks, teardown, templates
 from backbone.deploy import Cloud, DeployError, Deployment
 from tests.backbone.moto_gaps import Report, close
@@ -148,7 +149,10 @@ def test_status_names_every_stack_and_service(world: World) -> None:
     lines = running.status(world.deployment)
     assert [line.split()[0] for line in lines[: len(stacks.STACKS)]] == list(stacks.STACKS)
     assert any(line.startswith("portafilter-web:") for line in lines)
-    assert {"portafilter-web", "portafilter-worker", "portafilter-keeper"} <= set(running.restart(world.deployment))
+    anew = set(running.restart(world.deployment))
+    assert {"portafilter-web", "portafilter-worker", "portafilter-keeper", "portafilter-authorise"} <= anew
+    # Machines would fall out of the VPN for nothing: OpenVPN itself reads no secret.
+    assert "portafilter-openvpn-udp" in {line.partition(":")[0] for line in lines} - anew
 
 
 def test_data_is_protected_from_being_deleted_by_mistake(world: World) -> None:
@@ -256,6 +260,18 @@ def test_rule_of_a_template_holds_for_what_it_is_about_alone() -> None:
 def test_until_data_needs_nothing_but_a_region() -> None:
     last = [step.stack for step in stacks.STEPS].index("data")
     parameters.check(parameters.read(None, "portafilter"), stacks.STEPS[: last + 1])
+
+
+def test_region_may_be_where_the_aws_command_looks_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "sa-east-1")
+    assert console._parser().parse_args(["status"]).region == "sa-east-1"
+    assert console._parser().parse_args(["status", "--region", REGION]).region == REGION
+    monkeypatch.delenv("AWS_REGION")
+    with pytest.raises(SystemExit):
+        console.main(["status"])
+    assert "--region" in capsys.readouterr().err
 
 
 def test_every_template_fits_into_one_call() -> None:
