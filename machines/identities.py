@@ -214,6 +214,7 @@ def hand_over(identity: VpnIdentity, *, user: User | None = None, now: datetime 
                     remote=settings.VPN_REMOTE,
                     port=settings.VPN_PORT,
                     protocol=settings.VPN_PROTOCOL,
+                    tcp_port=settings.VPN_TCP_PORT,
                     authority=authority.certificate,
                     certificate=row.certificate,
                     tls_crypt_key=row.tls_crypt_key,

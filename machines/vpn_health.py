@@ -44,12 +44,40 @@ def server_health(now: datetime | None = None) -> list[str]:
 
 
 def _of_agent(authority: VpnAuthority, now: datetime) -> list[str]:
-    if not has_vpn() or authority.answering_at is None or now - authority.answering_at < _AGENT_WARNED_AFTER:
+    is_away = authority.answering_at is not None and now - authority.answering_at >= _AGENT_WARNED_AFTER
+    if not has_vpn():
+        return []
+    if settings.VPN_TCP_PORT is not None:
+        return _of_two_ways(authority, now, is_away=is_away)
+    if not is_away:
         return []
     return [
         f"The authorisation agent was last at OpenVPN's side at {authority.answering_at:%Y-%m-%d %H:%M:%S} UTC: "
         "no machine can join. Look at OpenVPN and at manage.py authorise."
     ]
+
+
+def _of_two_ways(authority: VpnAuthority, now: datetime, *, is_away: bool) -> list[str]:
+    """Where there is an OpenVPN over TCP beside that over UDP: which of them is away, and who comes in meanwhile."""
+    over_tcp = authority.tcp_answering_at
+    is_tcp_away = over_tcp is not None and now - over_tcp >= _AGENT_WARNED_AFTER
+    if is_away and (is_tcp_away or over_tcp is None):
+        return [
+            f"The authorisation agent was last at OpenVPN's side at {authority.answering_at:%Y-%m-%d %H:%M:%S} UTC: "
+            "no machine can join. Look at OpenVPN, both over UDP and over TCP, and at manage.py authorise."
+        ]
+    if is_away:
+        return [
+            f"OpenVPN over UDP is away since {authority.answering_at:%Y-%m-%d %H:%M:%S} UTC: machines come in over TCP "
+            f"port {settings.VPN_TCP_PORT} alone. Look at the OpenVPN with server.conf."
+        ]
+    if is_tcp_away or (over_tcp is None and authority.answering_at is not None):
+        since = f"is away since {over_tcp:%Y-%m-%d %H:%M:%S} UTC" if over_tcp else "was never there"
+        return [
+            f"OpenVPN over TCP {since}: machines whose network lets no UDP out cannot join. Look at the OpenVPN with "
+            "server-tcp.conf."
+        ]
+    return []
 
 
 def _of_revocations(authority: VpnAuthority, now: datetime) -> list[str]:

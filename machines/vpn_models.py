@@ -30,6 +30,9 @@ class VpnAuthority(models.Model):
     answering_at = models.DateTimeField(
         null=True, editable=False, help_text="When the authorisation agent was last at OpenVPN's side."
     )
+    tcp_answering_at = models.DateTimeField(
+        null=True, editable=False, help_text="The same of the OpenVPN for those who come in over TCP, if there is one."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

@@ -89,6 +89,10 @@ class Environment:
             raise SettingError(f"{name}: found {found}, expected {maximum} or less")
         return found
 
+    def optional_number(self, name: str, *, minimum: int, maximum: int) -> int | None:
+        """The same, or None where it is not set."""
+        return self.number(name, 0, minimum=minimum, maximum=maximum) if self._values.get(name, "") else None
+
     def number_or(self, name: str, default: int, *, word: str, minimum: int = 0, maximum: int) -> int | str:
         """A whole number, or this one word in its place."""
         value = self._values.get(name, "")

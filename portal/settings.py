@@ -127,6 +127,12 @@ try:
         pattern=networks.DEVICE,
         expected="an interface's name: 15 letters, digits, - or _ at most, a letter first",
     )
+    # A second OpenVPN at the same server, for machines whose network lets no UDP out; None: there is none.
+    VPN_TCP_PORT = env.optional_number("VPN_TCP_PORT", minimum=1, maximum=65535)
+    if VPN_TCP_PORT is not None:
+        if VPN_PROTOCOL != "udp":
+            raise SettingError("VPN_TCP_PORT is for VPN_PROTOCOL=udp: found tcp, which needs no second way")
+        networks.tcp_device(VPN_DEVICE)
     # What gateways connect to that join the VPN themselves (ECS_NETWORK=tunnel): they may have a shorter way.
     GATEWAY_VPN_REMOTE = env.matching(
         "GATEWAY_VPN_REMOTE",

@@ -6,6 +6,9 @@ called at any time, as often as one likes: a decision that was made is not made 
 The same certificate in two places (T14): a newcomer from another address waits while the first was heard within
 HEARD_S. If the first is heard again, the newcomer is turned away and there is an alarm; if it stays silent, its line
 was lost, and the newcomer is the machine on its new line. A machine that is in sends a ping every 5 s.
+
+A machine is one machine whichever way it comes (`ways.py`): what is said above holds across both. OpenVPN itself drops
+an earlier tunnel of the same machine, but knows only its own: one at the other OpenVPN is dropped here.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from machines.authorisation.allow_list import FINGERPRINT, AllowList
 from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
+from machines.authorisation.ways import Way, way_of
 from machines.vpn.pki import is_client, is_gateway
 
 # `keepalive 5 15` has a client send something every 5 s.
@@ -87,6 +91,7 @@ class Restart:
 class Forget:
     remote_address: str
     remote_port: int
+    way: Way = Way.FIRST
 
 
 # --- what to write down -----------------------------------------------------------------------------------------------
@@ -196,6 +201,14 @@ class _Client:
     def place(self) -> tuple[str, int]:
         return self.remote_address, self.remote_port
 
+    @property
+    def way(self) -> Way:
+        return way_of(self.client_id)
+
+    @property
+    def forgotten(self) -> Forget:
+        return Forget(*self.place, self.way)
+
 
 @dataclass(slots=True)
 class Admission:
@@ -226,6 +239,19 @@ class Admission:
     def count(self) -> int:
         """How many tunnels there are."""
         return sum(client.state is _State.INSIDE for client in self._clients.values())
+
+    def over(self, way: Way) -> frozenset[str]:
+        """The addresses of those who have their tunnel over this way."""
+        insiders: dict[str, _Client] = {}
+        for client in self._inside():
+            before = insiders.get(client.common_name)
+            if before is None or before.ending or (not client.ending and client.arrived.clock >= before.arrived.clock):
+                insiders[client.common_name] = client
+        found = (
+            self.allow_list.address_of(one.common_name, one.fingerprint)
+            for one in insiders.values() if one.way is way
+        )  # fmt: skip
+        return frozenset(address for address in found if address is not None)
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -289,12 +315,22 @@ class Admission:
         client.state = _State.INSIDE
         client.key = uuid.uuid4()
         client.heard = now
-        return [
-            Joined(
-                client.key, client.common_name, client.fingerprint, client_id, client.remote_address,
-                client.remote_port, now.wall,
-            )
-        ]  # fmt: skip
+        joined = Joined(
+            client.key, client.common_name, client.fingerprint, client_id, client.remote_address, client.remote_port,
+            now.wall,
+        )  # fmt: skip
+        self._replace_elsewhere(client, now)
+        return [joined]
+
+    def _replace_elsewhere(self, client: _Client, now: Moment) -> None:
+        """Has the machine's tunnel at the other OpenVPN dropped, unseen by the machine: it has left it."""
+        if client.ending:
+            return
+        for other in self._clients.values():
+            is_left = other.way is not client.way and other.state is not _State.WAITING
+            if is_left and other.common_name == client.common_name:
+                other.ending = "A newer connection took its place."
+                other.forget_at = now.clock
 
     def _take_disconnected(self, event: Disconnected, now: Moment) -> list[Outcome]:
         client = self._clients.pop(event.client_id, None)
@@ -306,21 +342,23 @@ class Admission:
 
     # --- what is to be done ------------------------------------------------------------------------------------------
 
-    def review(self, now: Moment) -> list[Outcome]:
-        """All that is due now."""
+    def review(self, now: Moment, ways: Collection[Way] = (Way.FIRST,)) -> list[Outcome]:
+        """All that is due now, of those whose OpenVPN can be told."""
         outcomes: list[Outcome] = []
         for client in list(self._clients.values()):
+            if client.way not in ways:
+                continue
             if client.state is _State.WAITING:
                 outcomes += self._decide(client, now)
             elif client.ending:
                 if client.forget_at is not None and now.clock >= client.forget_at:
                     client.forget_at = None
-                    outcomes.append(Forget(*client.place))
+                    outcomes.append(client.forgotten)
             elif self.allow_list.address_of(client.common_name, client.fingerprint) is None:
                 outcomes += self._cut(client, now)
         for ending in self._endings:
             if (ending.common_name, ending.wish) not in self._fulfilled:
-                outcomes += self._end(ending, now)
+                outcomes += self._end(ending, now, ways)
         return outcomes
 
     def _decide(self, client: _Client, now: Moment) -> list[Outcome]:
@@ -365,7 +403,7 @@ class Admission:
         client.forget_at = now.clock + REVOKED_GOODBYE_S
         return [Halt(client.client_id)]
 
-    def _end(self, ending: Ending, now: Moment) -> list[Outcome]:
+    def _end(self, ending: Ending, now: Moment, ways: Collection[Way]) -> list[Outcome]:
         meant = [
             client
             for client in self._clients.values()
@@ -377,7 +415,7 @@ class Admission:
             return [TunnelEnded(ending.wish, ending.common_name)]
         outcomes: list[Outcome] = []
         for client in meant:
-            if client.state is not _State.WAITING and not client.ending:
+            if client.state is not _State.WAITING and not client.ending and client.way in ways:
                 client.ending = "The rescue is over."
                 client.forget_at = now.clock + GOODBYE_S
                 outcomes.append(Halt(client.client_id))
@@ -385,17 +423,30 @@ class Admission:
 
     # --- when OpenVPN or the agent was away --------------------------------------------------------------------------
 
-    def lose(self) -> None:
+    def lose(self, way: Way = Way.FIRST) -> None:
         """OpenVPN is away: who had no tunnel yet will ask again; who had one is looked for by `reconcile`."""
-        self._clients = {number: one for number, one in self._clients.items() if one.state is _State.INSIDE}
+        self._clients = {
+            number: one for number, one in self._clients.items() if one.state is _State.INSIDE or one.way is not way
+        }
 
-    def reconcile(self, rows: Iterable[StatusRow], known: Iterable[Known], now: Moment) -> list[Outcome]:
+    def abandon(self, way: Way, known: Iterable[Known], now: Moment) -> list[Outcome]:
+        """OpenVPN was away for so long that no tunnel of it can be there any more, nor any that `known` tells of."""
+        gone = "OpenVPN was gone."
+        lost = [client for client in self._inside() if client.way is way]
+        for client in lost:
+            del self._clients[client.client_id]
+        left = [outcome for client in lost for outcome in _left(client, gone, now)]
+        return [*left, *(Left(one.key, gone, now.wall) for one in known)]
+
+    def reconcile(
+        self, rows: Iterable[StatusRow], known: Iterable[Known], now: Moment, way: Way = Way.FIRST
+    ) -> list[Outcome]:
         """Compares those whom OpenVPN has inside with those we know to have let in; the others come in anew.
 
         `known` is what an earlier run wrote down; those who are gone leave, those whom nobody let in are sent round.
         """
         outcomes: list[Outcome] = []
-        remembered = {(one.client_id, one.common_name, *one.place): one for one in self._inside()}
+        remembered = {(one.client_id, one.common_name, *one.place): one for one in self._inside() if one.way is way}
         written = {(one.client_id, one.common_name, one.remote_address, one.remote_port): one for one in known}
         keys = {one.key for one in remembered.values()}
         still: dict[int, _Client] = {}
@@ -422,8 +473,10 @@ class Admission:
             outcomes += _left(client, gone, now)
         outcomes += [Left(one.key, gone, now.wall) for one in written.values() if one.key not in keys]
         # Whoever asked since the connection was made is still waiting.
-        asking = {number: one for number, one in self._clients.items() if one.state is not _State.INSIDE}
-        self._clients = still | asking
+        others = {
+            number: one for number, one in self._clients.items() if one.state is not _State.INSIDE or one.way is not way
+        }
+        self._clients = still | others
         return outcomes
 
     def _has_its_address(self, client: _Client, row: StatusRow) -> bool:

@@ -1,6 +1,7 @@
 """Answers OpenVPN on its management socket, for ever: whatever ends, OpenVPN or the connection to it, comes back.
 
-One thread, which waits for nothing but the socket: the database and the firewall are for `hands.py`.
+One thread, which waits for nothing but the sockets (of one OpenVPN or, where machines also come in over TCP, of two):
+the database and the firewall are for `hands.py`, routes for `routes.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,7 +39,8 @@ from machines.authorisation.admission import (
 )
 from machines.authorisation.allow_list import AllowList
 from machines.authorisation.hands import Hands
-from machines.authorisation.management import Command, Management, ManagementError, Notice, Reply
+from machines.authorisation.management import Command, Event, Management, ManagementError, Notice, Reply
+from machines.authorisation.ways import Way, number, split, way_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +48,81 @@ _TICK_S = 0.25
 _RECONNECT_S = (0.1, 0.2, 0.5, 1.0)
 # OpenVPN answers at once; who does not has another management client, or hangs.
 _ANSWER_S = 10.0
+# A machine that has heard nothing for 15 s has left its tunnel, and OpenVPN itself forgets it after 30 s.
+_ABANDONED_AFTER_S = 40.0
 # The same trouble of the same machine is one row in the security record, not one for each try.
 _ALARM_EVERY_S = 600.0
 _MAX_ALARMS = 4096
 
 
+class _Link:
+    """One OpenVPN's management socket, and the connection to it while there is one."""
+
+    def __init__(self, way: Way, path: Path, known: list[Known]) -> None:
+        self.way = way
+        self.path = path
+        self.known = known  # whom an earlier run wrote down, until OpenVPN has said who is there
+        self.connection: socket.socket | None = None
+        self.is_reconciled = False
+        self.has_settled = False  # it was looked at: it is there, or it is away
+        self.connected_at = 0.0
+        self.lost_at: float | None = None
+        self._management = Management()
+        self._failures = 0
+        self._said = ""
+        self.retry_at = 0.0
+
+    def connect(self, now: Moment) -> None:
+        """Raises OSError."""
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.settimeout(5)
+        self.connection.connect(str(self.path))
+        self._failures, self._said = 0, ""
+        self._management = Management()
+        self.connected_at = now.clock
+        self.say([protocol.status(), protocol.report_traffic(REPORTED_EVERY_S)])
+
+    def hear(self) -> list[Event]:
+        """Raises OSError or ManagementError when the connection is of no more use."""
+        assert self.connection is not None
+        data = self.connection.recv(1 << 16)
+        if not data:
+            raise ManagementError("it has closed the connection.")
+        return [self._numbered(event) for event in self._management.receive(data)]
+
+    def say(self, commands: list[Command]) -> None:
+        """Raises OSError."""
+        assert self.connection is not None
+        self.connection.sendall(b"".join(self._management.send(command) for command in commands))
+
+    def check_patience(self, now: Moment) -> None:
+        """Raises ManagementError when it should have said by now who is connected."""
+        if not self.is_reconciled and now.clock - self.connected_at > _ANSWER_S:
+            raise ManagementError(f"no answer within {_ANSWER_S:g} s; is another program at its management socket?")
+
+    def lose(self, error: Exception) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        self.connection, self.is_reconciled, self.has_settled = None, False, True
+        if str(error) != self._said:
+            logger.warning("OpenVPN is away (%s): %s", self.path, error)
+        self._said = str(error)
+        self.retry_at = time.monotonic() + _RECONNECT_S[min(self._failures, len(_RECONNECT_S) - 1)]
+        self._failures += 1
+
+    def _numbered(self, event: Event) -> Event:
+        """With the agent's number of the client in place of OpenVPN's."""
+        if isinstance(event, Notice | Reply):
+            return event
+        return replace(event, client_id=number(self.way, event.client_id))
+
+
 class Agent:
-    """Runs until told to stop; tunnels live on then, and the next run takes them over."""
+    """Runs until told to stop; tunnels live on then, and the next run takes them over.
+
+    With a `tcp_socket_path` there is a second OpenVPN, for those who come in over TCP. Each is answered also while the
+    other is away; `want_routes` is told which addresses are behind the second one.
+    """
 
     def __init__(
         self,
@@ -61,17 +132,22 @@ class Agent:
         *,
         allow_list: AllowList,
         known: list[Known],
+        tcp_socket_path: Path | None = None,
+        want_routes: Callable[[frozenset[str]], None] = lambda addresses: None,
         now: Callable[[], Moment] = lambda: Moment(time.monotonic(), datetime.now(UTC)),
     ) -> None:
-        self._socket_path = socket_path
         self._netmask = str(network.netmask)
         self._hands = hands
+        self._want_routes = want_routes
         self._now = now
         self._admission = Admission(allow_list)
-        self._known = known
+        paths = {Way.FIRST: socket_path} | ({Way.TCP: tcp_socket_path} if tcp_socket_path else {})
+        self._links = {
+            way: _Link(way, path, [one for one in known if way_of(one.client_id) is way]) for way, path in paths.items()
+        }
+        self._homeless = [one for one in known if way_of(one.client_id) not in paths]
+        self._knows_routes = False
         self._alarms: OrderedDict[tuple[str, str, str], float] = OrderedDict()
-        self._management = Management()
-        self._is_reconciled = False
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
@@ -84,67 +160,94 @@ class Agent:
 
     @property
     def is_answering(self) -> bool:
-        """Whether it is at OpenVPN's socket and knows who is connected."""
-        return self._is_reconciled
+        """Whether it is at the first OpenVPN's socket and knows who is connected."""
+        return self.is_answering_at(Way.FIRST)
+
+    def is_answering_at(self, way: Way) -> bool:
+        """Whether it is at this OpenVPN's socket and knows who is connected there."""
+        return way in self._links and self._links[way].is_reconciled
 
     def run(self, stop: threading.Event) -> None:
         """Connects and answers, again and again, until `stop` is set (`wake` spares the wait)."""
-        failures = 0
-        said = ""
+        for one in self._homeless:
+            self._hands.put(Left(one.key, "There is no OpenVPN of that kind any more.", self._now().wall))
         while not stop.is_set():
-            try:
-                with socket.socket(socket.AF_UNIX) as connection:
-                    connection.settimeout(5)
-                    connection.connect(str(self._socket_path))
-                    failures, said = 0, ""
-                    self._answer(connection, stop)
-            except (OSError, ManagementError) as error:
-                if str(error) != said:
-                    logger.warning("OpenVPN is away (%s): %s", self._socket_path, error)
-                said = str(error)
-            self._is_reconciled = False
-            self._admission.lose()
-            stop.wait(_RECONNECT_S[min(failures, len(_RECONNECT_S) - 1)])
-            failures += 1
+            self._connect()
+            for link in self._ready():
+                with self._kept(link):
+                    self._listen(link, link.hear(), self._now())
+            self._review(self._now())
+        for link in self._links.values():
+            link.is_reconciled = False
+            if link.connection is not None:
+                link.connection.close()
         self._wake_in.close()
         self._wake_out.close()
 
-    # --- one connection ----------------------------------------------------------------------------------------------
+    # --- connections -------------------------------------------------------------------------------------------------
 
-    def _answer(self, connection: socket.socket, stop: threading.Event) -> None:
-        """Raises OSError or ManagementError when the connection is of no more use."""
-        self._management = Management()
-        self._say(connection, [protocol.status(), protocol.report_traffic(REPORTED_EVERY_S)])
-        connected_at = self._now().clock
-        while not stop.is_set():
-            ready, _, _ = select.select([connection, self._wake_out], [], [], _TICK_S)
-            if self._wake_out in ready:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_out.recv(4096)
-            now = self._now()
-            if connection in ready:
-                data = connection.recv(1 << 16)
-                if not data:
-                    raise ManagementError("it has closed the connection.")
-                self._listen(connection, data, now)
-            if self._is_reconciled:
-                self._take_wishes()
-                self._carry_out(connection, self._admission.review(now))
-                self._hands.put_heard(self._admission.heard())
-            elif now.clock - connected_at > _ANSWER_S:
-                raise ManagementError(f"no answer within {_ANSWER_S:g} s; is another program at its management socket?")
+    @contextlib.contextmanager
+    def _kept(self, link: _Link) -> Iterator[None]:
+        """What fails at one OpenVPN leaves the other alone."""
+        try:
+            yield
+        except (OSError, ManagementError) as error:
+            link.lost_at = self._now().clock if link.lost_at is None else link.lost_at
+            link.lose(error)
+            self._admission.lose(link.way)
 
-    def _listen(self, connection: socket.socket, data: bytes, now: Moment) -> None:
-        for event in self._management.receive(data):
+    def _connect(self) -> None:
+        now = self._now()
+        for link in self._links.values():
+            if link.connection is None and time.monotonic() >= link.retry_at:
+                with self._kept(link):
+                    link.connect(now)
+            # With one way alone there is nothing that waits for it.
+            if link.lost_at is not None and len(self._links) > 1 and now.clock - link.lost_at > _ABANDONED_AFTER_S:
+                self._carry_out(self._admission.abandon(link.way, link.known, now))
+                link.known = []
+
+    def _ready(self) -> list[_Link]:
+        """Those who have said something; waits for that, for a wake, or for the time to try again."""
+        there = {link.connection: link for link in self._links.values() if link.connection is not None}
+        away = [link for link in self._links.values() if link.connection is None]
+        wait_s = min([_TICK_S, *(link.retry_at - time.monotonic() for link in away)])
+        ready, _, _ = select.select([*there, self._wake_out], [], [], max(0.0, wait_s))
+        if self._wake_out in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4096)
+        return [link for connection, link in there.items() if connection in ready]
+
+    def _review(self, now: Moment) -> None:
+        for link in self._links.values():
+            if link.connection is not None:
+                with self._kept(link):
+                    link.check_patience(now)
+        ways = [link.way for link in self._links.values() if link.is_reconciled]
+        # At the start nobody is let in at one before the other has said who is there, or is away.
+        if not ways or not all(link.has_settled for link in self._links.values()):
+            return
+        self._take_wishes()
+        self._carry_out(self._admission.review(now, ways))
+        self._hands.put_heard(self._admission.heard(), ways)
+        if Way.TCP in ways:
+            self._knows_routes = True
+        if self._knows_routes:
+            self._want_routes(self._admission.over(Way.TCP))
+
+    def _listen(self, link: _Link, events: list[Event], now: Moment) -> None:
+        for event in events:
+            if link.connection is None:
+                return  # lost by an answer to what came before
             if isinstance(event, Reply):
-                self._take_reply(connection, event, now)
+                self._take_reply(link, event, now)
             elif isinstance(event, Notice):
                 if event.kind in ("FATAL", "HOLD"):
                     logger.error("OpenVPN says: %s", event.text[:200])
             else:
-                self._carry_out(connection, self._admission.take(event, now))
+                self._carry_out(self._admission.take(event, now))
 
-    def _take_reply(self, connection: socket.socket, reply: Reply, now: Moment) -> None:
+    def _take_reply(self, link: _Link, reply: Reply, now: Moment) -> None:
         if not reply.succeeded:
             # Mostly somebody who had gone before the answer came.
             logger.info("OpenVPN refused %r: %s", reply.command[:60], reply.text[:200])
@@ -153,11 +256,12 @@ class Agent:
         if not reply.succeeded:
             raise ManagementError(f"it does not say who is connected: {reply.text[:200]}")
         self._take_wishes()
-        outcomes = self._admission.reconcile(protocol.read_status(reply), self._known, now)
-        self._known = []
-        self._is_reconciled = True
+        rows = [replace(row, client_id=number(link.way, row.client_id)) for row in protocol.read_status(reply)]
+        outcomes = self._admission.reconcile(rows, link.known, now, link.way)
+        link.known = []
+        link.is_reconciled, link.has_settled, link.lost_at = True, True, None
         logger.info("At OpenVPN's management socket; %d machines are connected", self._admission.count())
-        self._carry_out(connection, outcomes)
+        self._carry_out(outcomes)
 
     def _take_wishes(self) -> None:
         fresh = self._hands.fresh
@@ -166,8 +270,8 @@ class Agent:
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, connection: socket.socket, outcomes: Iterable[Outcome]) -> None:
-        commands = []
+    def _carry_out(self, outcomes: Iterable[Outcome]) -> None:
+        commands: dict[Way, list[Command]] = {}
         for outcome in outcomes:
             match outcome:
                 case Joined() | Left() | TunnelEnded():
@@ -176,28 +280,33 @@ class Agent:
                     self._raise_alarm(outcome)
                 case _:
                     try:
-                        commands.append(self._command(outcome))
+                        way, command = self._command(outcome)
+                        commands.setdefault(way, []).append(command)
                     except ValueError:
                         # Whatever it was that cannot be said: the others are still to be answered.
                         logger.exception("Cannot carry out %s", type(outcome).__name__)
             _log(outcome)
-        if commands:
-            self._say(connection, commands)
+        for way, said in commands.items():
+            link = self._links[way]
+            if link.connection is not None:
+                with self._kept(link):
+                    link.say(said)
 
-    def _command(self, outcome: Admit | Confirm | Deny | Halt | Restart | Forget) -> Command:
+    def _command(self, outcome: Admit | Confirm | Deny | Halt | Restart | Forget) -> tuple[Way, Command]:
+        if isinstance(outcome, Forget):
+            return outcome.way, protocol.forget(outcome.remote_address, outcome.remote_port)
+        way, client_id = split(outcome.client_id)
         match outcome:
             case Admit():
-                return protocol.admit(outcome.client_id, outcome.key_id, address=outcome.address, netmask=self._netmask)
+                return way, protocol.admit(client_id, outcome.key_id, address=outcome.address, netmask=self._netmask)
             case Confirm():
-                return protocol.confirm(outcome.client_id, outcome.key_id)
+                return way, protocol.confirm(client_id, outcome.key_id)
             case Deny():
-                return protocol.deny(outcome.client_id, outcome.key_id, log=outcome.log, shown=outcome.shown)
+                return way, protocol.deny(client_id, outcome.key_id, log=outcome.log, shown=outcome.shown)
             case Halt():
-                return protocol.halt(outcome.client_id)
+                return way, protocol.halt(client_id)
             case Restart():
-                return protocol.restart(outcome.client_id)
-            case Forget():
-                return protocol.forget(outcome.remote_address, outcome.remote_port)
+                return way, protocol.restart(client_id)
 
     def _raise_alarm(self, alarm: Alarm) -> None:
         name = (alarm.kind, alarm.common_name, alarm.address)
@@ -209,9 +318,6 @@ class Agent:
         if len(self._alarms) > _MAX_ALARMS:
             self._alarms.popitem(last=False)
         self._hands.put(alarm)
-
-    def _say(self, connection: socket.socket, commands: list[Command]) -> None:
-        connection.sendall(b"".join(self._management.send(command) for command in commands))
 
 
 def _log(outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from django.db import InterfaceError, InternalError, OperationalError, close_old_connections, connections
@@ -23,6 +23,7 @@ from machines.authorisation.allow_list import AllowList
 from machines.authorisation.nft import NftError
 from machines.authorisation.rows import Fact, Record, Wishes, read_known, read_wishes
 from machines.authorisation.server_files import ServerFiles
+from machines.authorisation.ways import Way
 from machines.passages import Passage
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class Hands:
         self._record = Record()
         self._facts: deque[Fact] = deque(maxlen=_MAX_FACTS)
         self._heard: Mapping[uuid.UUID, Heard] = {}
-        self._heard_at = self._answering_at = float("-inf")
+        self._heard_at = float("-inf")
+        self._answering_at: dict[Way, float] = {}
         self._passages: frozenset[Passage] | None = None
         self._isolated_at = float("-inf")
         self._was_away = False
@@ -77,10 +79,10 @@ class Hands:
         self._facts.append(fact)
         self._bell.set()
 
-    def put_heard(self, heard: Mapping[uuid.UUID, Heard]) -> None:
-        """Has the traffic written, and that OpenVPN is listened to; what was put before is forgotten."""
+    def put_heard(self, heard: Mapping[uuid.UUID, Heard], ways: Iterable[Way] = (Way.FIRST,)) -> None:
+        """Has the traffic written, and which OpenVPN is listened to; what was put before is forgotten."""
         self._heard = heard
-        self._answering_at = self._clock()
+        self._answering_at |= dict.fromkeys(ways, self._clock())
 
     def ring(self) -> None:
         """Wakes the thread, as before its end."""
@@ -173,8 +175,8 @@ class Hands:
         if self._clock() - self._heard_at >= _HEARD_EVERY_S:
             self._heard_at = self._clock()
             self._record.write_heard(self._heard)
-            if self._heard_at - self._answering_at < _HEARD_EVERY_S:
-                self._record.write_answering()
+            if ways := [way for way, at in self._answering_at.items() if self._heard_at - at < _HEARD_EVERY_S]:
+                self._record.write_answering(ways)
 
     def _keep_apart_or_say(self, passages: frozenset[Passage]) -> None:
         if passages == self._passages and self._clock() - self._isolated_at < _ISOLATE_EVERY_S:

@@ -4,6 +4,9 @@ It answers from memory and from the files that OpenVPN reads, never from the dat
 still admitted by what is known, and a load balancer must not take the server out for it. What is wrong in words is for
 the logs and the admin (vpn_health.py): this is for anybody who reaches the port.
 
+Where there is a second OpenVPN, over TCP, `/healthz/tcp` answers for that, so that a balancer that sends machines to
+both does not take the one out for the other.
+
 Whoever asks slowly, or talks nonsense, holds one of `_MOST` places for `_PATIENCE_S` at most, and the one who has been
 there longest goes when they are full: health checks get through.
 """
@@ -34,7 +37,10 @@ _FILES_EVERY_S = 2.0
 
 
 class Health:
-    """What the answer is made of; `is_answering` says whether the agent is at OpenVPN's side. For one thread."""
+    """What the answer is made of; `is_answering` says whether the agent is at OpenVPN's side. For one thread.
+
+    `is_answering_tcp` says so of a second OpenVPN, over TCP; None: there is none.
+    """
 
     def __init__(
         self,
@@ -42,17 +48,23 @@ class Health:
         is_answering: Callable[[], bool],
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        is_answering_tcp: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._is_answering = is_answering
+        self._is_answering_tcp = is_answering_tcp
         self._now = now
         self._clock = clock
         self._files_at = float("-inf")
         self._files: dict[str, str] = {}
 
-    def look(self) -> tuple[bool, dict[str, str]]:
-        """Whether machines can join, and each part of it in a word."""
+    @property
+    def has_tcp(self) -> bool:
+        return self._is_answering_tcp is not None
+
+    def look(self, *, over_tcp: bool = False) -> tuple[bool, dict[str, str]]:
+        """Whether machines can join, over UDP or over TCP, and each part of it in a word."""
         clock = self._clock()
         if clock - self._files_at >= _FILES_EVERY_S:
             self._files_at = clock
@@ -62,7 +74,11 @@ class Health:
             }
         # It starts again within a second or two: load balancers want several failures in a row.
         parts = {"openvpn": "ok" if self._is_answering() else "away", **self._files}
-        is_well = all(word == "ok" for word in parts.values())
+        if self._is_answering_tcp is not None:
+            parts["openvpn_tcp"] = "ok" if self._is_answering_tcp() else "away"
+        # The other way in is said, and does not count.
+        ignored = "openvpn" if over_tcp else "openvpn_tcp"
+        is_well = all(word == "ok" for name, word in parts.items() if name != ignored)
         return is_well, {"status": "ok" if is_well else "down", **parts}
 
     def _until(self, end_of: Callable[[Path], datetime], path: Path) -> str:
@@ -132,11 +148,13 @@ class HealthServer:
 
     def _answer(self, request: bytes) -> bytes:
         method, path = [*request.split(b"\r\n", 1)[0].split(b" "), b"", b""][:2]
-        if path.partition(b"?")[0] != b"/healthz":
+        asked = path.partition(b"?")[0]
+        over_tcp = asked == b"/healthz/tcp" and self._health.has_tcp
+        if asked != b"/healthz" and not over_tcp:
             return _response("404 Not Found", {"status": "not found"})
         if method not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", {"status": "GET, please"}, "Allow: GET, HEAD")
-        is_well, words = self._health.look()
+        is_well, words = self._health.look(over_tcp=over_tcp)
         status = "200 OK" if is_well else "503 Service Unavailable"
         return _response(status, words, has_body=method == b"GET")
 

@@ -1,7 +1,8 @@
 """What may pass between machines, gateways and this computer, as one script for nftables. Pure: text out, no I/O.
 
 The table is replaced as a whole, in one transaction: there is no moment without rules, and running the script again
-changes nothing. It holds for the VPN's device alone, by name, so it can be there before the device is.
+changes nothing. It holds for the VPN's devices alone, by name, so it can be there before they are: one, or a second
+for those who come in over TCP, and whatever holds for one device holds for both and between them.
 
 - Machines reach the private API and ping. Not each other, not another service, nothing behind this computer.
 - Nobody else reaches the private API from outside: what comes to its address by another device is dropped, as Linux
@@ -45,14 +46,21 @@ class IsolationConfig:
     # Where gateways in the VPN have their addresses, and the server has its own.
     gateways: ipaddress.IPv4Network | None = None
     network: ipaddress.IPv4Network | None = None
+    # Of those who come in over TCP, with the same rules; empty: there is none.
+    tcp_device: str = ""
 
     def __post_init__(self) -> None:
-        if not _DEVICE.fullmatch(self.device):
-            raise ValueError(f"Found device {self.device[:40]!r}, expected an interface's name.")
+        for device in self.devices:
+            if not _DEVICE.fullmatch(device):
+                raise ValueError(f"Found device {device[:40]!r}, expected an interface's name.")
         if not 1 <= self.api_port <= 65535:
             raise ValueError(f"Found port {self.api_port}, expected 1 to 65535.")
         if self.gateway_uids and (self.gateway_uids.step != 1 or self.gateway_uids[0] < 1):
             raise ValueError(f"Found gateway users {self.gateway_uids}, expected a range without root.")
+
+    @property
+    def devices(self) -> list[str]:
+        return [self.device, self.tcp_device] if self.tcp_device else [self.device]
 
     @property
     def table(self) -> str:
@@ -71,7 +79,8 @@ def script(config: IsolationConfig, passages: Iterable[Passage]) -> str:
         else:
             routed.add(f"{ipaddress.IPv4Address(passage.source)} . {target}")
     api = f"ip {{}}addr {config.server_address} tcp {{}}port {config.api_port:d}"
-    device = f'"{config.device}"'
+    names = ", ".join(f'"{name}"' for name in config.devices)
+    device = f"{{ {names} }}" if config.tcp_device else names
     return f"""\
 table inet {config.table}
 delete table inet {config.table}
@@ -88,7 +97,7 @@ table inet {config.table} {{
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname {device} jump from_machines
-        iifname != {{ {device}, "lo" }} ip daddr {config.server_address} drop
+        iifname != {{ {names}, "lo" }} ip daddr {config.server_address} drop
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from django.utils import timezone
 from machines import gateway_identities, identities, passages, services
 from machines.authorisation.admission import Alarm, Ending, Heard, Joined, Known, Left, TunnelEnded
 from machines.authorisation.allow_list import Allowed, AllowList
+from machines.authorisation.ways import Way
 from machines.models import Machine
 from machines.passages import Passage
 from machines.vpn import networks
@@ -161,9 +162,10 @@ class Record:
             VpnConnection.objects.bulk_update(rows, ["heard_at", "bytes_received", "bytes_sent"], batch_size=200)
         self._told = {key: one for key, one in heard.items() if key in self._rows}
 
-    def write_answering(self, now: datetime | None = None) -> None:
+    def write_answering(self, ways: Iterable[Way] = (Way.FIRST,), now: datetime | None = None) -> None:
         """The agent is at OpenVPN's side: whose machine is not heard now is silent indeed."""
-        VpnAuthority.objects.filter(pk=1).update(answering_at=now or timezone.now())
+        columns = {Way.FIRST: "answering_at", Way.TCP: "tcp_answering_at"}
+        VpnAuthority.objects.filter(pk=1).update(**{columns[way]: now or timezone.now() for way in ways})
 
     def adopt(self, known: list[Known]) -> None:
         """Goes on with rows of an earlier run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from machines import identities
 from machines.authorisation import allow_list
 from machines.authorisation.allow_list import AllowList
 from machines.authorisation.rows import Wishes
-from machines.vpn import files, profile
+from machines.vpn import files, networks, profile
 
 ALLOW_LIST_FILE = "allow-list.json"
 # It is good for 30 days; one that was not renewed for that long locks everybody out.
@@ -43,6 +43,11 @@ class ServerFiles:
     def socket_path(self) -> Path:
         return self.folder / profile.MANAGEMENT_SOCKET
 
+    @property
+    def tcp_socket_path(self) -> Path | None:
+        """That of the second OpenVPN, if there is to be one."""
+        return self.folder / profile.TCP_MANAGEMENT_SOCKET if settings.VPN_TCP_PORT else None
+
     def lacking(self) -> list[str]:
         """Those files that are not there and without which OpenVPN does not start."""
         return [name for name in _NEEDED if not (self.folder / name).exists()]
@@ -55,13 +60,20 @@ class ServerFiles:
             protocol=settings.VPN_PROTOCOL,
         )  # fmt: skip
         contents = {
-            profile.SERVER_FILE: profile.server_config(config),
+            profile.SERVER_FILE: profile.server_config(config, has_twin=settings.VPN_TCP_PORT is not None),
             profile.AUTHORITY_FILE: authority.certificate,
             profile.CERTIFICATE_FILE: authority.server_certificate,
             profile.KEY_FILE: authority.server_key,
             profile.TLS_CRYPT_FILE: authority.tls_crypt_key,
         }
         files.ensure_folder(self.folder)
+        if settings.VPN_TCP_PORT is None:
+            (self.folder / profile.TCP_SERVER_FILE).unlink(missing_ok=True)
+        else:
+            second = replace(
+                config, device=networks.tcp_device(config.device), port=settings.VPN_TCP_PORT, protocol="tcp"
+            )
+            contents[profile.TCP_SERVER_FILE] = profile.server_config(second, has_twin=True)
         return any([files.replace(self.folder / name, text.encode()) for name, text in contents.items()])
 
     def write_wishes(self, wishes: Wishes, *, now: datetime | None = None) -> None:

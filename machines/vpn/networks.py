@@ -18,6 +18,17 @@ DEVICE = r"[A-Za-z][A-Za-z0-9_-]{0,14}"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+def tcp_device(device: str) -> str:
+    """The network interface of those who come in over TCP, beside `device` of those over UDP.
+
+    Raises ValueError for a device so long that both would have the same name.
+    """
+    name = f"{device[:11]}-tcp"
+    if name == device:
+        raise ValueError(f"VPN_DEVICE: found {device}, which is to be the name of the device for TCP beside it")
+    return name
+
+
 def check_whole(network: Network) -> None:
     """Raises ValueError for what cannot be the whole machines' network of a VPN server."""
     if network.version != 4 or not 8 <= network.prefixlen <= 23:

@@ -50,6 +50,8 @@ class ClientProfile:
     tls_crypt_key: str = field(repr=False)
     # None: the machine made its key itself and has it.
     key: str | None = field(default=None, repr=False)
+    # At which the server is also reached over TCP, where UDP does not pass. None: it is not.
+    tcp_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class ServerConfig:
 
 # The files in the server's folder; all are its owner's alone.
 SERVER_FILE = "server.conf"
+TCP_SERVER_FILE = "server-tcp.conf"
 AUTHORITY_FILE = "ca.crt"
 CERTIFICATE_FILE = "server.crt"
 KEY_FILE = "server.key"
@@ -73,6 +76,7 @@ TLS_CRYPT_FILE = "tls-crypt-v2.key"
 CRL_FILE = "crl.pem"
 CLIENTS_FOLDER = "ccd"
 MANAGEMENT_SOCKET = "management.sock"
+TCP_MANAGEMENT_SOCKET = "management-tcp.sock"
 
 
 def client_profile(profile: ClientProfile) -> str:
@@ -93,9 +97,18 @@ def client_profile(profile: ClientProfile) -> str:
     filters = "".join(f'pull-filter accept "{beginning}"\n' for beginning in _PULLED)
     inline = "".join(f"<{name}>\n{text}</{name}>\n" for name, text in blocks.items())
     exit_notice = "explicit-exit-notify 1\n" if profile.protocol == "udp" else ""
+    remotes = f"remote {profile.remote} {profile.port}\n"
+    if profile.tcp_port is not None:
+        # OpenVPN goes round by itself. With TCP among them it refuses an exit notice: the server over UDP pushes it.
+        _check_number("tcp_port", profile.tcp_port, maximum=65535)
+        _, tcp = _PROTOCOLS["tcp"]
+        ways = ((profile.port, protocol), (profile.tcp_port, tcp))
+        remotes = "".join(f"remote {profile.remote} {port} {kind}\n" for port, kind in ways)
+        filters = f'pull-filter accept "explicit-exit-notify "\n{filters}'
+        exit_notice = ""
     return (
         "client\ndev tun\ndev-type tun\n"
-        f"proto {protocol}\nremote {profile.remote} {profile.port}\nnobind\n"
+        f"proto {protocol}\n{remotes}nobind\n"
         "resolv-retry infinite\nconnect-retry 2 30\nconnect-timeout 6\n"
         # Who has joined when nobody was there to let it in (a server's restart) asks again after this, not 60 s.
         "hand-window 20\n"
@@ -104,8 +117,8 @@ def client_profile(profile: ClientProfile) -> str:
     )
 
 
-def server_config(config: ServerConfig) -> str:
-    """The text of server.conf; raises ProfileError.
+def server_config(config: ServerConfig, *, has_twin: bool = False) -> str:
+    """The text of server.conf; raises ProfileError. With a twin it is one of two: the first over UDP, or that over TCP.
 
     Addresses come from the authorisation agent on the management socket, and from the machine's file in `ccd`. No
     ccd-exclusive: it would turn a machine away that was registered this moment, before the agent is asked, and nobody
@@ -117,21 +130,27 @@ def server_config(config: ServerConfig) -> str:
     _check_number("port", config.port, maximum=65535)
     protocol, _ = _check_protocol("protocol", config.protocol)
     _check_number("max_clients", config.max_clients, maximum=100_000)
-    folder = _checked_folder("folder", config.folder)
+    is_second = has_twin and config.protocol == "tcp"
+    # Of two devices with the server's address one leads to the network; over the other the agent leads each machine.
+    netmask = "255.255.255.255" if is_second else config.network.netmask
+    socket_name = TCP_MANAGEMENT_SOCKET if is_second else MANAGEMENT_SOCKET
+    folder = _checked_folder("folder", config.folder, socket_name)
     per_protocol = (
         # So many first packets in 10 s before OpenVPN takes them for a flood: a whole region's power coming back.
         "explicit-exit-notify 1\nconnect-freq-initial 1000 10\n" if config.protocol == "udp" else "tcp-nodelay\n"
     )
+    if has_twin and config.protocol == "udp":
+        per_protocol += 'push "explicit-exit-notify 1"\n'
     return (
         "mode server\ntls-server\n"
         f"proto {protocol}\nport {config.port}\ndev {config.device}\ndev-type tun\n"
         'topology subnet\npush "topology subnet"\n'
-        f"ifconfig {networks.server_address(config.network)} {config.network.netmask}\n"
+        f"ifconfig {networks.server_address(config.network)} {netmask}\n"
         f'client-config-dir "{folder}/{CLIENTS_FOLDER}"\nmax-clients {config.max_clients}\n'
         f'ca "{folder}/{AUTHORITY_FILE}"\ncert "{folder}/{CERTIFICATE_FILE}"\nkey "{folder}/{KEY_FILE}"\ndh none\n'
         f'tls-crypt-v2 "{folder}/{TLS_CRYPT_FILE}"\ncrl-verify "{folder}/{CRL_FILE}"\n'
         "remote-cert-tls client\nverify-client-cert require\n"
-        f'management "{folder}/{MANAGEMENT_SOCKET}" unix\nmanagement-client-auth\nauth-user-pass-optional\n'
+        f'management "{folder}/{socket_name}" unix\nmanagement-client-auth\nauth-user-pass-optional\n'
         # Each side is heard every 5 s; after 15 s (30 s at the server, which waits twice as long) the line is gone. So
         # a server that was killed has its machines back after some 20 s, and their desktops within 30 s.
         f"keepalive 5 15\nreneg-sec 3600\npersist-tun\nscript-security 0\nverb 3\n{_COMMON}{per_protocol}"
@@ -172,12 +191,12 @@ def _check_network(name: str, value: ipaddress.IPv4Network) -> None:
         raise _refusal(name, value, "an IPv4 network")
 
 
-def _checked_folder(name: str, value: Path) -> str:
+def _checked_folder(name: str, value: Path, socket_name: str) -> str:
     text = str(value)
     if not _PATH.fullmatch(text) or "\n" in text or ".." in value.parts:
         raise _refusal(name, text, "an absolute path of letters, digits, blanks and .,@+=~_- without ..")
-    if len(f"{text}/{MANAGEMENT_SOCKET}".encode()) >= _SOCKET_PATH_LIMIT:
-        raise _refusal(name, text, f"a shorter path: with /{MANAGEMENT_SOCKET} {_SOCKET_PATH_LIMIT - 1} bytes at most")
+    if len(f"{text}/{socket_name}".encode()) >= _SOCKET_PATH_LIMIT:
+        raise _refusal(name, text, f"a shorter path: with /{socket_name} {_SOCKET_PATH_LIMIT - 1} bytes at most")
     return text.rstrip("/")
 
 

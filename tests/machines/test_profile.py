@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import profile as agent_profile
 from machines.vpn import pki
 from machines.vpn.profile import (
     ClientProfile,
@@ -129,6 +130,21 @@ def test_both_sides_speak_the_same_protocol(protocol: str, server: str, client: 
     # OpenVPN ends at once when it finds this with TCP.
     assert ("explicit-exit-notify" in of_server, "explicit-exit-notify" in of_client) == (protocol == "udp",) * 2
     assert "client-to-client" not in of_server and "management-client-auth" in of_server
+
+
+def test_profile_with_two_ways_names_both_and_only_udp_says_goodbye() -> None:
+    text = client_profile(replace(PROFILE, tcp_port=443))
+    first, second = server_config(SERVER, has_twin=True), server_config(replace(SERVER, protocol="tcp"), has_twin=True)
+
+    assert "\nremote vpn.example.com 1194 udp4\nremote vpn.example.com 443 tcp4-client\n" in text
+    # OpenVPN ends at once when it finds one of its own beside a TCP remote; one that is pushed it takes.
+    assert "\nexplicit-exit-notify" not in text and 'pull-filter accept "explicit-exit-notify "' in text
+    assert ('push "explicit-exit-notify 1"' in first, 'push "explicit-exit-notify 1"' in second) == (True, False)
+    assert "/management.sock" in first and "/management-tcp.sock" in second
+    # Machines' own agents read every line before OpenVPN does.
+    agent_profile.check(client_profile(replace(PROFILE, tcp_port=443, key=None)))
+    # Without a second way all is as it was.
+    assert server_config(SERVER).replace("\n", " ").count("push") == 1
 
 
 def test_machine_takes_no_route_and_no_program_from_the_server() -> None:

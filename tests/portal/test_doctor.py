@@ -239,6 +239,31 @@ def test_vpn_without_its_agent_or_its_name_is_wrong(vpn: Settings) -> None:
     assert [verdict for verdict, _ in said(here.vpn())] == [Verdict.OK]
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("udp_s", "tcp_s", "words"),
+    [
+        (0, 0, "at work, and nothing ends soon."),
+        (60, 0, "OpenVPN over UDP is away since"),
+        (0, 60, "OpenVPN over TCP is away since"),
+        (0, None, "OpenVPN over TCP was never there: machines whose network lets no UDP out cannot join."),
+        (60, 60, "no machine can join. Look at OpenVPN, both over UDP and over TCP"),
+    ],
+)
+def test_one_of_two_ways_into_the_vpn_that_is_away_is_named(
+    vpn: Settings, udp_s: int, tcp_s: int | None, words: str
+) -> None:
+    vpn.VPN_REMOTE = vpn.GATEWAY_VPN_REMOTE = "127.0.0.1"
+    vpn.VPN_TCP_PORT = 443
+    now = datetime.now(UTC)
+    VpnAuthority.objects.filter(pk=identities.ensure_authority().pk).update(
+        answering_at=now - timedelta(seconds=udp_s),
+        tcp_answering_at=None if tcp_s is None else now - timedelta(seconds=tcp_s),
+    )
+    ((verdict, found),) = said(here.vpn())
+    assert words in found and (verdict is Verdict.OK) == (udp_s == tcp_s == 0)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "verdict", "words"),
     [

@@ -201,6 +201,7 @@ _OPENVPN = {"VPN": "openvpn", "VPN_NETWORK": "10.77.0.0/20", "VPN_REMOTE": "vpn.
         ("VPN_NETWORK", "fd00::/64", "found fd00::/64, expected an IPv4 network"),
         ("VPN_PORT", "70000", "found 70000, expected 65535 or less"),
         ("VPN_PROTOCOL", "icmp", "found 'icmp', expected one of udp, tcp"),
+        ("VPN_TCP_PORT", "70000", "found 70000, expected 65535 or less"),
         ("VPN_DEVICE", "tun-much-too-long", "found 'tun-much-too-long', expected an interface's name"),
         ("MACHINE_API_BIND", "0.0.0.0:8001", "found 0.0.0.0, expected 10.77.0.1, the server's own address"),
     ],

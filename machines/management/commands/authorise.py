@@ -25,8 +25,10 @@ from machines.authorisation.hands import Hands
 from machines.authorisation.health import Health, HealthServer
 from machines.authorisation.isolation import IsolationConfig
 from machines.authorisation.nft import NftError
+from machines.authorisation.routes import Routes
 from machines.authorisation.rows import read_wishes
 from machines.authorisation.server_files import ServerFiles
+from machines.authorisation.ways import Way
 from machines.passages import Passage
 from machines.vpn import files, networks
 from machines.vpn.base import has_vpn
@@ -86,8 +88,16 @@ class Command(BaseCommand):
             _lock(lock)
             hands = Hands(server_files, partial(_isolate, _isolation_config()))
             allow_list, known = hands.start()
-            agent = Agent(server_files.socket_path, server_files.network, hands, allow_list=allow_list, known=known)
-            health = _start_health(Health(server_files.folder, lambda: agent.is_answering))
+            routes = None if settings.VPN_TCP_PORT is None else Routes(networks.tcp_device(settings.VPN_DEVICE))
+            agent = Agent(
+                server_files.socket_path, server_files.network, hands, allow_list=allow_list, known=known,
+                tcp_socket_path=server_files.tcp_socket_path,
+                want_routes=routes.want if routes else lambda addresses: None,
+            )  # fmt: skip
+            is_answering_tcp = partial(agent.is_answering_at, Way.TCP) if routes else None
+            health = _start_health(
+                Health(server_files.folder, lambda: agent.is_answering, is_answering_tcp=is_answering_tcp)
+            )
 
             def end(*_: object) -> None:
                 stop.set()
@@ -99,6 +109,8 @@ class Command(BaseCommand):
             # A daemon: a database that hangs must not keep the process from ending.
             thread = threading.Thread(target=hands.run, args=(stop,), name="hands", daemon=True)
             thread.start()
+            if routes is not None:
+                threading.Thread(target=routes.run, args=(stop,), name="routes", daemon=True).start()
             if settings.GATEWAY != "local" and _forwards_nothing():
                 self.stderr.write("net.ipv4.ip_forward is 0: gateways that are not on this computer reach no machine.")
             self.stdout.write(f"Authorising machines at {server_files.socket_path}; Ctrl-C ends it.")
@@ -137,6 +149,7 @@ def _isolation_config() -> IsolationConfig:
         gateway_uids=settings.GATEWAY_UIDS,
         gateways=ipaddress.IPv4Network(str(networks.gateways(settings.VPN_NETWORK))),
         network=ipaddress.IPv4Network(str(settings.VPN_NETWORK)) if settings.VPN_MASQUERADE else None,
+        tcp_device=networks.tcp_device(settings.VPN_DEVICE) if settings.VPN_TCP_PORT else "",
     )
 
 

@@ -18,12 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from django.conf import settings
 from django.db import connection
 
 from machines.authorisation import isolation
 from machines.authorisation.agent import Agent
 from machines.authorisation.hands import Hands
 from machines.authorisation.isolation import IsolationConfig
+from machines.authorisation.routes import Routes
+from machines.authorisation.routes import run as run_ip
 from machines.authorisation.rows import read_wishes
 from machines.authorisation.server_files import ServerFiles
 from machines.passages import Passage
@@ -34,6 +37,7 @@ NETWORK = "10.77.0.0/20"
 SERVER_INSIDE = "10.77.0.1"
 SERVER_OUTSIDE = "10.99.0.1"
 API_PORT = 8001
+TCP_DEVICE = "tun-pf-tcp"
 GATEWAY_UIDS = "61000-61009"
 
 
@@ -136,9 +140,13 @@ class Bed:
         server_files = self.server_files()
         hands = Hands(server_files, self.isolate)
         allow_list, known = hands.start()
-        agent = Agent(server_files.socket_path, server_files.network, hands, allow_list=allow_list, known=known)
+        routes = Routes(TCP_DEVICE, ip=lambda arguments, script: run_ip(["-n", self.server, *arguments], script))
+        agent = Agent(
+            server_files.socket_path, server_files.network, hands, allow_list=allow_list, known=known,
+            tcp_socket_path=server_files.tcp_socket_path, want_routes=routes.want,
+        )  # fmt: skip
         stop = threading.Event()
-        threads = [threading.Thread(target=run, args=(stop,)) for run in (hands.run, agent.run)]
+        threads = [threading.Thread(target=run, args=(stop,)) for run in (hands.run, agent.run, routes.run)]
         for thread in threads:
             thread.start()
         try:
@@ -147,6 +155,7 @@ class Bed:
         finally:
             stop.set()
             hands.ring()
+            routes.ring()
             for thread in threads:
                 thread.join(30)
 
@@ -157,8 +166,9 @@ class Bed:
         """As the command does it, but from outside the server's namespace."""
         first, _, last = GATEWAY_UIDS.partition("-")
         config = IsolationConfig(
-            "tun-pf", ipaddress.IPv4Address(SERVER_INSIDE), API_PORT, range(int(first), int(last) + 1)
-        )
+            "tun-pf", ipaddress.IPv4Address(SERVER_INSIDE), API_PORT, range(int(first), int(last) + 1),
+            tcp_device=TCP_DEVICE if settings.VPN_TCP_PORT else "",
+        )  # fmt: skip
         subprocess.run(
             ["ip", "netns", "exec", self.server, "nft", "-f", "-"], input=isolation.script(config, passages),
             text=True, check=True, timeout=30,
@@ -169,6 +179,12 @@ class Bed:
         until(lambda: said(log, "Initialization Sequence Completed"), what="OpenVPN")
         self.openvpn_log = log
         return self.openvpn, log
+
+    def start_tcp_openvpn(self) -> subprocess.Popen[bytes]:
+        """The second one, for those who come in over TCP."""
+        process, log = self.run(self.server, "openvpn", "--config", str(self.vpn_dir / "server-tcp.conf"))
+        until(lambda: said(log, "Initialization Sequence Completed"), what=lambda: text(log))
+        return process
 
     def write(self) -> None:
         """The files, as `authorise --write-only` does before OpenVPN's first start."""

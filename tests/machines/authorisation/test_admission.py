@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines.authorisation import admission as words
+from machines.authorisation import ways
 from machines.authorisation.admission import (
     Admission,
     Admit,
@@ -28,6 +29,7 @@ from machines.authorisation.admission import (
 )
 from machines.authorisation.allow_list import Allowed, AllowList
 from machines.authorisation.management import Connecting, Disconnected, Established, StatusRow, Traffic
+from machines.authorisation.ways import Way
 
 A1, A2 = "a1" * 32, "a2" * 32
 LIST = AllowList({"m-1": Allowed("10.77.1.1", frozenset({A1})), "m-2": Allowed("10.77.1.2", frozenset({A2}))})
@@ -66,7 +68,7 @@ class Scene:
             "untrusted_port": str(40000 + client_id),
         }
         taken = self.admission.take(Connecting(client_id, 1, is_new, environment), self.now)
-        return taken + self.admission.review(self.now)
+        return taken + self.admission.review(self.now, tuple(Way))
 
     def gets_in(self, client_id: int, name: str = "m-1", fingerprint: str = A1, *, address: str = HOME) -> Joined:
         assert any(isinstance(one, Admit) for one in self.asks(client_id, name, fingerprint, address=address))
@@ -359,6 +361,46 @@ def test_those_who_left_meanwhile_have_left() -> None:
     outcomes = scene.admission.reconcile([row(0)], [], scene.now)
     assert [one.key for one in outcomes if isinstance(one, Left)] == [second.key]
     assert list(scene.admission.heard()) == [first.key]
+
+
+BOTH = (Way.FIRST, Way.TCP)
+
+
+def test_machine_that_comes_the_other_way_replaces_its_tunnel_there() -> None:
+    scene = Scene()
+    over_tcp = ways.number(Way.TCP, 1)  # another number than the first, though OpenVPN has the same for both
+    scene.gets_in(1)
+    assert any(isinstance(one, Admit) for one in scene.asks(over_tcp))
+    scene.admission.take(Established(over_tcp, {}), scene.now)
+    assert scene.admission.over(Way.TCP) == {"10.77.1.1"} and not scene.admission.over(Way.FIRST)
+    assert scene.admission.review(scene.now, BOTH) == [Forget(HOME, 40001, Way.FIRST)]
+    (left,) = scene.goes(1)
+    assert isinstance(left, Left) and left.detail == "A newer connection took its place."
+    assert scene.admission.count() == 1
+
+
+def test_what_one_openvpn_cannot_be_told_waits_for_it_and_holds_up_nobody() -> None:
+    scene = Scene()
+    scene.gets_in(1)
+    scene.wish(AllowList({"m-2": LIST.machines["m-2"]}))
+    assert scene.admission.review(scene.now, [Way.TCP]) == []
+    assert scene.admission.review(scene.now, BOTH) == [Halt(1)]
+    other = Scene()
+    joined = other.gets_in(1)
+    other.wish(LIST, Ending(7, "m-1", other.now.wall))
+    other.admission.lose(Way.FIRST)
+    assert other.admission.review(other.now, [Way.TCP]) == []
+    (left,) = other.admission.abandon(Way.FIRST, [], other.now)
+    assert isinstance(left, Left) and left.key == joined.key
+    assert other.admission.review(other.now, [Way.TCP]) == [TunnelEnded(7, "m-1")]
+
+
+def test_who_is_at_the_other_openvpn_is_left_alone_when_one_comes_back() -> None:
+    scene = Scene()
+    scene.gets_in(ways.number(Way.TCP, 1), "m-2", A2)
+    scene.admission.lose(Way.FIRST)
+    assert scene.admission.reconcile([], [], scene.now, Way.FIRST) == []
+    assert scene.admission.count() == 1
 
 
 def test_who_waited_when_openvpn_went_is_forgotten() -> None:

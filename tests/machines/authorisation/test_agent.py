@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ from machines.authorisation.agent import Agent
 from machines.authorisation.allow_list import Allowed, AllowList
 from machines.authorisation.hands import Fresh, Hands
 from machines.authorisation.rows import Fact, Wishes
+from machines.authorisation.ways import Way
 from tests.fakes.openvpn import FakeOpenVpn
 from tests.machines.authorisation.bed import until
 
@@ -41,7 +42,7 @@ class IdleHands:
     def put(self, fact: Fact) -> None:
         self.facts.append(fact)
 
-    def put_heard(self, heard: Mapping[uuid.UUID, Heard]) -> None:
+    def put_heard(self, heard: Mapping[uuid.UUID, Heard], ways: Iterable[Way]) -> None:
         self.heard = heard
 
     def wish(self, allow_list: AllowList) -> None:

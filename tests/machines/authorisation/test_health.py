@@ -25,14 +25,17 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 class Host:
     """The VPN's server as the answer depends on it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.now, self.is_answering = folder, NOW, True
+    def __init__(self, folder: Path, *, has_tcp: bool = False) -> None:
+        self.folder, self.now, self.is_answering, self.is_answering_tcp = folder, NOW, True, True
         authority = pki.make_authority(now=NOW, life=timedelta(days=400))
         key = pki.new_key()
         certificate = pki.issue(authority, key.public_key(), name=pki.SERVER_NAME, now=NOW, life=timedelta(days=90))
         (folder / CERTIFICATE_FILE).write_text(pki.certificate_pem(certificate))
         self.write_list(authority)
-        health = Health(folder, lambda: self.is_answering, now=lambda: self.now, clock=lambda: self.now.timestamp())
+        health = Health(
+            folder, lambda: self.is_answering, is_answering_tcp=(lambda: self.is_answering_tcp) if has_tcp else None,
+            now=lambda: self.now, clock=lambda: self.now.timestamp(),
+        )  # fmt: skip
         self.server = HealthServer(("127.0.0.1", 0), health)
         self.address = self.server.start()
 
@@ -90,6 +93,19 @@ def test_file_that_is_missing_or_broken_is_told_within_seconds(host: Host, file:
     (host.folder / file).unlink()
     host.now += timedelta(seconds=2)
     assert "missing" in host.ask()[1].values()
+
+
+def test_each_of_two_ways_in_is_asked_for_by_itself(tmp_path: Path) -> None:
+    host = Host(tmp_path, has_tcp=True)
+    try:
+        assert host.ask()[0] == host.ask("/healthz/tcp")[0] == 200
+        host.is_answering_tcp = False
+        assert host.ask()[0] == 200 and host.ask()[1]["openvpn_tcp"] == "away"
+        assert host.ask("/healthz/tcp")[0] == 503
+        host.is_answering, host.is_answering_tcp = False, True
+        assert host.ask()[0] == 503 and host.ask("/healthz/tcp")[0] == 200
+    finally:
+        host.server.stop()
 
 
 def test_nothing_else_is_served(host: Host) -> None:
