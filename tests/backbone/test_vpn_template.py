@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from machines.vpn import profile
+from machines.vpn import networks, profile
 from tests.backbone.containerfiles import FOLDER
 from tests.backbone.templates import containers, environment, of_type, template
 
@@ -63,11 +63,29 @@ def test_balancer_asks_the_agent_and_leaves_tunnels_alone_while_it_is_away() -> 
     port = settings["VPN_HEALTH_BIND"].rpartition(":")[2]
     for one in of_type("vpn", "ElasticLoadBalancingV2::TargetGroup").values():
         found = one["HealthCheckProtocol"], one["HealthCheckPort"], one["HealthCheckPath"], one["Matcher"]
-        assert found == ("HTTP", port, "/healthz", {"HttpCode": "200"})
+        # Each way in is asked for by itself, so that one which is away takes no machine from the other.
+        over_tcp = {"Fn::If": ["HasTcp", "/healthz/tcp", "/healthz"]}
+        path = over_tcp if one["Protocol"] == "TCP" else "/healthz"
+        assert found == ("HTTP", port, path, {"HttpCode": "200"})
         assert one["HealthCheckTimeoutSeconds"] < one["HealthCheckIntervalSeconds"]
         if one["Protocol"] == "TCP":
             attributes = _attributes(one["TargetGroupAttributes"])
             assert attributes["target_health_state.unhealthy.connection_termination.enabled"] == "false"
+
+
+def test_second_openvpn_is_the_one_that_the_agent_and_the_profiles_mean() -> None:
+    (listener,) = [one for one in of_type("vpn", "ElasticLoadBalancingV2::Listener").values() if one["Port"] == 443]
+    assert listener["Protocol"] == "TCP"
+    task = dict(_containers("vpn"))["openvpn-tcp"]
+    assert task["Command"] == [profile.TCP_SERVER_FILE]
+    assert task["HealthCheck"]["Command"][-1] == f"/sys/class/net/{networks.tcp_device('tun-pf')}"
+    for stack in ("vpn", "private-api", "app"):
+        found = [
+            {one["Name"]: one["Value"] for one in container.get("Environment", [])}
+            for _, _, container in containers(stack)
+        ]
+        ports = [one["VPN_TCP_PORT"] for one in found if "VPN_REMOTE" in one]
+        assert ports and all(one == {"Fn::If": ["HasTcp", str(listener["Port"]), ""]} for one in ports), stack
 
 
 # --- the machines' face -----------------------------------------------------------------------------------------------
