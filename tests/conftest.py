@@ -14,6 +14,8 @@ import pytest
 from django.core.signals import setting_changed
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
+from tests import migrated
+
 # Those that take a quarter of a minute and more: at the end they would keep one process busy, and the others waiting.
 LONGEST_FIRST = (
     "vpn/test_lines.py",
@@ -51,6 +53,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):  # one of several processes
         places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
         items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session")
+def _migrated_once_a_run() -> Iterator[None]:
+    with migrated.instead_of_migrating():
+        yield
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(_migrated_once_a_run: None, django_db_setup: None) -> None:
+    """pytest-django's own, with tables that are copied."""
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,7 +5,8 @@ reaches them. In a test: `with redis() as url:`. Around a whole run:
 
     python -m tests.throwaway postgres -- python -m pytest …
 
-which sets TEST_DATABASE_URL for the command and ends with its exit status. Standard library only.
+which sets TEST_DATABASE_URL and TEST_DATABASE_TEMPLATE for the command and ends with its exit status. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -202,7 +203,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with postgres() as url:
-            return subprocess.run(arguments[2:], env={**os.environ, "TEST_DATABASE_URL": url}, check=False).returncode
+            # Nobody else's, and empty: it may be made the template of the test databases (tests/migrated.py).
+            chosen = {"TEST_DATABASE_URL": url, "TEST_DATABASE_TEMPLATE": "portafilter"}
+            return subprocess.run(arguments[2:], env={**os.environ, **chosen}, check=False).returncode
     except ThrowawayError as error:
         print(error, file=sys.stderr)
         return 1

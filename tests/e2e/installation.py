@@ -22,6 +22,7 @@ from django.test import override_settings
 
 from sessions.gateways import processes
 from sessions.gateways.local import LocalGateways
+from tests import migrated
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = 10
@@ -77,8 +78,8 @@ class Installation:
     # --- the child ---------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Migrates and seeds, each in a process of its own."""
-        self._run("manage.py", "migrate", "--verbosity", "0")
+        """Makes the database, with people and machines."""
+        migrated.copy_to(self._database)
         people_and_machines = {"password": self.password, "serials_and_addresses": [*self.machines.items()]}
         self.tokens = json.loads(self._run("-m", "tests.e2e.seed", stdin=json.dumps(people_and_machines)))
 

@@ -15,18 +15,23 @@ import django
 
 def main(password: str, serials_and_addresses: list[list[str]]) -> dict[str, str]:
     """Makes the people and the machines; returns each machine's token by its serial."""
+    from django.contrib.auth.hashers import make_password
+
     from machines.models import Fleet, Machine, MachineModel, Operator, Shift, Site, User
     from machines.services import issue_token
 
     north = Fleet.objects.create(name="North", slug="north")
     south = Fleet.objects.create(name="South", slug="south")
+    hashed = make_password(password)  # slow on purpose: once is enough
     for first_name, fleet, role in (
         ("Alice", north, "operator"),
         ("Bob", north, "operator"),
         ("Dora", north, "supervisor"),
         ("Charlie", south, "operator"),
     ):
-        user = User.objects.create_user(first_name.lower(), password=password, first_name=first_name, last_name="Test")
+        user = User.objects.create(
+            username=first_name.lower(), password=hashed, first_name=first_name, last_name="Test"
+        )
         Operator.objects.create(user=user, role=role).fleets.add(fleet)
     site = Site.objects.create(
         fleet=north, name="Stazione Centrale", city="Milano", country="IT", time_zone="Europe/Rome"

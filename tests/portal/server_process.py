@@ -20,6 +20,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from tests import migrated
+
 MANAGE = [sys.executable, str(settings.BASE_DIR / "manage.py")]
 PASSWORD = "canary-9Qw4-people"
 _START_S = 60
@@ -43,7 +45,7 @@ class ServerProcess:
             "PUBLIC_ORIGINS": "http://127.0.0.1:8000",
             "PYTHONUNBUFFERED": "1",
         }
-        subprocess.run([*MANAGE, "migrate", "-v0"], env=self.environment, check=True, timeout=120)
+        migrated.copy_to(folder / "db.sqlite3")
         self.running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> ServerProcess:

@@ -42,6 +42,7 @@ from machines.telemetry.builtin import BuiltinTelemetry
 from portal.demo.errors import DemoError
 from portal.demo.plan import EVERYWHERE, FLEETS
 from portal.demo.seeding import seed_fleet, seed_machine
+from tests import migrated
 
 ROOT = Path(__file__).resolve().parents[2]
 MILANO = EVERYWHERE.machines[0]
@@ -286,7 +287,7 @@ class Demo:
             "STREET_PORT": str(self.street),
             **environment,
         }
-        self.manage("migrate", "--verbosity", "0")
+        migrated.copy_to(state / "demo.sqlite3")
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "manage.py", *arguments]
