@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -17,7 +18,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from machines.models import Fleet
-from sessions import gateway_rows, services
+from sessions import bell, gateway_rows, services
 from sessions.errors import SupportError
 from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
 from sessions.gateways.base import GatewayDriver, GatewayError, StillStopping, get_driver
@@ -38,6 +39,8 @@ _SHORT_LIFE = timedelta(seconds=10)
 # What nobody wants lives for 90 s at most: it may appear just after a sweep, and ECS may list it a while later.
 _SWEEP_EVERY = timedelta(seconds=30)
 _SWEEP_AGAIN = timedelta(seconds=10)  # after one that came to nothing
+# Where a driver is not answered each step takes seconds: so long a pass begins new ones, then all else has its turn.
+_STEPS_S = 3.0
 
 
 @dataclass
@@ -64,9 +67,10 @@ class GatewayPasses:
         each(self._without_gateway(), self._want_next, "request another gateway")
         each(self._ended_but_live(), self._give_up_ended, "give up a gateway")
         starting = (GatewayState.WANTED, GatewayState.STARTING)
-        each(gateway_rows.due(starting, now=self.now()), self._start, "start a gateway")
+        each(_for_a_while(gateway_rows.due(starting, now=self.now())), self._start, "start a gateway")
         self._look_after_ready()
-        each(gateway_rows.due((GatewayState.STOPPING,), now=self.now()), self._stop, "stop a gateway")
+        stopping = gateway_rows.due((GatewayState.STOPPING,), now=self.now())
+        each(_for_a_while(stopping), self._stop, "stop a gateway")
         self._sweep()
 
     # --- wanting -----------------------------------------------------------------------------------------------------
@@ -212,3 +216,13 @@ class GatewayPasses:
         except GatewayError as error:
             logger.error("Leftover gateway %s does not stop yet: %s", attempt_id, error.record)
             self._sweep_at = self.now() + _SWEEP_AGAIN
+
+
+def _for_a_while(gateways: Iterable[Gateway]) -> Iterator[Gateway]:
+    """Those that there is time for in this pass, one at least; the others are due longest, so first, in the next."""
+    until = time.monotonic() + _STEPS_S
+    for gateway in gateways:
+        yield gateway
+        if time.monotonic() > until:
+            bell.ring()
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -11,7 +12,7 @@ from pytest_django.fixtures import Settings
 
 from machines import identities
 from machines.vpn.base import TunnelStillUp, VpnError
-from sessions import attachments, gateway_rows, keeper_rows, services
+from sessions import attachments, bell, gateway_rows, keeper_rows, services
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
@@ -216,6 +217,28 @@ def test_tunnel_is_left_to_the_next_rescue_of_its_machine(worker: Worker, vpn: F
 
 
 # --- gateways that fail -----------------------------------------------------------------------------------------------
+
+
+def test_slow_starts_keep_nothing_else_waiting(
+    worker: Worker, driver: FakeGateways, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take 15 s where a driver is not answered; meanwhile other gateways die, and rescues end."""
+    monkeypatch.setattr("sessions.gateway_passes._STEPS_S", 0.05)
+    before = press("B1", now=clock())
+    worker.run_pass()
+    driver.die()
+    driver.at_step = lambda step: time.sleep(0.06) if step == "before start" else None
+    sessions = [press(f"C{number}", now=clock()) for number in range(3)]
+    clock.tick(1)
+    rung = bell.count(bell.WORK)
+    worker.run_pass()
+    assert gateway_of(before).state == GatewayState.STOPPED
+    assert sum(gateway_of(session).state == GatewayState.READY for session in sessions) == 1
+    assert bell.count(bell.WORK) > rung
+    for _ in range(4):
+        clock.tick(5)
+        worker.run_pass()
+    assert {gateway_of(session).state for session in [before, *sessions]} == {GatewayState.READY}
 
 
 def test_database_that_fails_under_a_driver_fails_no_gateway(
