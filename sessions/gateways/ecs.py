@@ -67,6 +67,8 @@ class EcsGateways:
         self._unanswered: dict[str, float] = {}
         self._searched: dict[str, tuple[float, str]] = {}
         self._last_words: dict[str, str] = {}
+        # Which tasks the last sweep found: leftovers are stopped without a handle.
+        self._swept: dict[str, str] = {}
 
     def start(self, request: GatewayRequest) -> GatewayStatus:
         _check_attempt_id(request.attempt_id)
@@ -134,7 +136,8 @@ class EcsGateways:
             tasks = self._list("RUNNING", time.monotonic() + _ALL_S)
         except AwsError as error:
             raise ecs_words.of_error(error) from error
-        return sorted({task.attempt for task in tasks if not task.is_ending})
+        self._swept = {task.attempt: task.arn for task in tasks if not task.is_ending}
+        return sorted(self._swept)
 
     def watch(self, stop: threading.Event, changed: Callable[[list[str]], None]) -> None:
         """Hears from ECS_EVENTS_QUEUE what becomes of tasks; without one it returns at once."""
@@ -283,7 +286,7 @@ class EcsGateways:
     def _search(self, attempt_id: str, deadline: float) -> str:
         """The task of an attempt without a handle; empty when there is none. StillStopping: that is not known yet."""
         at, arn = self._searched.get(attempt_id, (-math.inf, ""))
-        if arn:
+        if arn := arn or self._swept.get(attempt_id, ""):
             return arn
         asked_at = self._unanswered.get(attempt_id)
         is_in_doubt = asked_at is not None and time.monotonic() - asked_at < _UNANSWERED_S

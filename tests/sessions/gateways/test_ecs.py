@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -530,6 +531,24 @@ def test_sweep_reads_all_pages_and_leaves_others_alone(case: Case, ecs: FakeEcs,
         assert case.driver.running() == sorted(request.attempt_id for request in mine)
     finally:
         ecs.api.page_size = 100
+
+
+def test_leftovers_that_a_sweep_has_found_are_not_searched_for_once_more(
+    driver: EcsGateways, ecs: FakeEcs, settings: Settings
+) -> None:
+    """Else each of many costs a list of all, and the last lives for minutes."""
+    requests = [new_request() for _ in range(4)]
+    for request in requests:
+        driver.start(request)
+    later = EcsGateways()
+    attempts = later.running()
+    assert attempts == sorted(request.attempt_id for request in requests)
+    before = len(_called(ecs, "ListTasks"))
+    for attempt_id in attempts:
+        with suppress(StillStopping):
+            later.stop(attempt_id, {})
+    assert len(_called(ecs, "ListTasks")) == before
+    until(lambda: later.running() == [], what="all are stopped")
 
 
 def test_task_that_is_stopping_is_swept_no_more(case: Case, ecs: FakeEcs) -> None:
