@@ -15,6 +15,7 @@ from sessions.gateways import probe
 _TIMEOUT_S = 1.0
 # All workers of a process share one answer for so long; a dead guacd is known within two seconds (F4).
 _FRESH_S = 1.2
+_STALE_S = 5.0
 _FORGET_S = 30.0
 _AT_ONCE = 16
 
@@ -44,7 +45,8 @@ class Probes:
             place.asked_for_at = time.monotonic()
             if _is_fresh(place):
                 return place.error
-            is_new = place.known_at is None
+            # What was known long ago may have been another gateway's that had this address.
+            is_new = place.known_at is None or time.monotonic() - place.known_at > _STALE_S
         if not self._asking.acquire(blocking=is_new):
             return place.error
         try:

@@ -415,6 +415,27 @@ def test_computers_that_hang_are_asked_side_by_side(monkeypatch: pytest.MonkeyPa
     assert isinstance(probes.look("127.65.0.0", 4822), TimeoutError)
 
 
+def test_address_that_was_anothers_is_not_judged_by_what_that_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS gives addresses out again, and another thread may be asking just then."""
+    answers: list[OSError] = [ConnectionRefusedError("the one before has ended")]
+    clock = SimpleNamespace(at=1_000.0)
+
+    def answer(*args: object, **kwargs: object) -> None:
+        if answers:
+            raise answers.pop()
+
+    monkeypatch.setattr(probe, "answers", answer)
+    monkeypatch.setattr(ecs_probes, "time", SimpleNamespace(monotonic=lambda: clock.at))
+    probes = ecs_probes.Probes()
+    assert isinstance(probes.look("127.65.0.0", 4822), ConnectionRefusedError)
+    clock.at += 10
+    with ThreadPoolExecutor(1) as pool:
+        with probes._asking:
+            look = pool.submit(probes.look, "127.65.0.0", 4822)
+            time.sleep(0.05)
+        assert look.result(5) is None
+
+
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
