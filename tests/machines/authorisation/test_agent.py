@@ -85,6 +85,46 @@ def agent(server: FakeOpenVpn, hands: IdleHands) -> Iterator[Agent]:
     assert not thread.is_alive()
 
 
+def test_second_openvpn_that_hangs_keeps_nobody_from_the_first(
+    monkeypatch: pytest.MonkeyPatch, server: FakeOpenVpn, hands: IdleHands
+) -> None:
+    monkeypatch.setattr(agent_module, "_ANSWER_S", 0.3)
+    second = FakeOpenVpn(server.path.with_name("t.sock"))
+    second.start()
+    routes: list[frozenset[str]] = []
+    network = ipaddress.IPv4Network("10.77.0.0/20")
+    agent = Agent(
+        server.path, network, cast(Hands, hands), allow_list=LIST, known=[], tcp_socket_path=second.path,
+        want_routes=routes.append,
+    )  # fmt: skip
+    stop = threading.Event()
+    thread = threading.Thread(target=agent.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: agent.is_answering and agent.is_answering_at(Way.TCP))
+        # Both number their clients alike.
+        one, other = server.asks("m-1", FLEET["m-1"]), second.asks("m-2", FLEET["m-2"])
+        until(lambda: one.state == other.state == "inside")
+        until(lambda: routes[-1] == {other.inside_address})
+        with monkeypatch.context() as patch:
+            patch.setattr(second, "_obey", lambda line, body: second.said.append(line))
+            second.hang_up()
+            until(lambda: not agent.is_answering_at(Way.TCP))
+            third = server.asks("m-3", FLEET["m-3"])
+            until(lambda: third.state == "inside", timeout_s=2)
+        until(lambda: agent.is_answering_at(Way.TCP), timeout_s=5)
+        assert other.state == "inside" and hands.kinds().count(Left) == 0
+        server.leaves(one)
+        until(lambda: Left in hands.kinds())
+        assert routes[-1] == {other.inside_address}
+    finally:
+        stop.set()
+        agent.wake()
+        thread.join(5)
+        second.kill()
+    assert second.misunderstood == []
+
+
 def test_machine_gets_in_by_its_own_address(server: FakeOpenVpn, agent: Agent, hands: IdleHands) -> None:
     client = server.asks("m-1", FLEET["m-1"])
     until(lambda: client.state == "inside")
