@@ -54,6 +54,11 @@ def environment(*, protocol: str = "udp") -> dict[str, str]:
     }
 
 
+def over_tcp(place: str) -> str:
+    """The name of a place's line over TCP, where there is one beside that over UDP (VPN_TCP_PORT)."""
+    return f"{place} over TCP"
+
+
 class Bed:
     """The namespaces with their lines, and the programs in the server's. Use as a context manager.
 
@@ -71,6 +76,7 @@ class Bed:
     ) -> None:
         self.folder = folder
         self.values = dict(values)
+        self._tcp_port = int(self.values.get("VPN_TCP_PORT") or 0)
         self.vpn_dir = Path(self.values.get("VPN_DIR") or Path(self.values["STATE_DIR"]) / "vpn")
         self._places = list(places)
         self._doors = list(doors)
@@ -115,6 +121,12 @@ class Bed:
                 Place(self.server, SERVER_OUTSIDE, VPN_PORT), self.outside(place))
             for place in self._places
         ]  # fmt: skip
+        if self._tcp_port:
+            ways += [
+                Way(over_tcp(place), "tcp", Place(self.namespaces[place], SERVER_OUTSIDE, self._tcp_port),
+                    Place(self.server, SERVER_OUTSIDE, self._tcp_port), self.outside(place))
+                for place in self._places
+            ]  # fmt: skip
         for door in self._doors:
             to = self.server if door.at is None else self.namespaces[door.at]
             way = Place(None, "127.0.0.1", door.port), Place(to, "127.0.0.1", door.inside_port)
@@ -164,19 +176,21 @@ class Bed:
     def start_vpn(self) -> None:
         """OpenVPN and the authorisation agent, in the order in which a computer starts them."""
         self.run("authorise", "--write-only")
-        self.openvpn = self.service(
-            "OpenVPN", ["openvpn", "--config", str(self.vpn_dir / "server.conf")], log="openvpn.log",
-            namespace=self.server,
-        )  # fmt: skip
-        self.openvpn.wait_until(
-            lambda: self.openvpn.has_said("Initialization Sequence Completed"), what="it is up", within_s=_START_S
-        )
+        self.openvpn = self._start_openvpn("OpenVPN", "server.conf", log="openvpn.log")
+        if self._tcp_port:
+            self._start_openvpn("OpenVPN over TCP", "server-tcp.conf", log="openvpn-tcp.log")
         self.authorise = self.service(
             "The authorisation agent", self.manage("authorise"), log="authorise.log", namespace=self.server
         )
         self.authorise.wait_until(
             lambda: self.authorise.has_said("At OpenVPN's management socket"), what="it answers", within_s=_START_S
         )
+
+    def _start_openvpn(self, name: str, file: str, *, log: str) -> Service:
+        command = ["openvpn", "--config", str(self.vpn_dir / file)]
+        made = self.service(name, command, log=log, namespace=self.server)
+        made.wait_until(lambda: made.has_said("Initialization Sequence Completed"), what="it is up", within_s=_START_S)
+        return made
 
     def start_server(self, *options: str, ready_file: Path, stop_s: float = 60.0) -> Service:
         """`manage.py serve`, ready when this returns."""
