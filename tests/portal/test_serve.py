@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from portal.management.commands.serve import Command
 from sessions.gateways import processes
+from sessions.gateways.base import GatewayStatus, Handle, StillStopping
+from tests.fakes.gateway_driver import FakeGateways
 from tests.portal.server_process import ServerProcess
 
 
@@ -152,3 +155,19 @@ def test_warm_gateways_end_with_the_server_when_asked(serve: ServerProcess) -> N
     assert process.wait(30) == 0, serve.log.read_text()
     assert processes.find(PORTAFILTER_INSTALLATION=str(serve.folder)) == []
     assert states() == ["stopping"], "the next start confirms it, and takes none that is gone for ready"
+
+
+@pytest.mark.django_db
+def test_gateways_that_end_slowly_are_all_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Slow(FakeGateways):
+        def stop(self, attempt_id: str, handle: Handle) -> None:
+            told.append(attempt_id)
+            raise StillStopping("It is still stopping.")
+
+    driver = Slow()
+    driver.alive = dict.fromkeys(["one", "two"], GatewayStatus("ready"))
+    monkeypatch.setattr("portal.management.commands.serve.get_driver", lambda choice: driver)
+    Command()._stop_gateways()
+    assert told == ["one", "two"]

@@ -27,7 +27,7 @@ from notifications.sender import start_pusher
 from portal.websockets import BoundedWebSocketProtocol
 from sessions import bell, gateway_rows
 from sessions.api import waiting
-from sessions.gateways.base import GatewayError, get_driver
+from sessions.gateways.base import GatewayError, StillStopping, get_driver
 from sessions.signs_of_life import SignOfLife
 from sessions.worker import start_threads
 
@@ -188,7 +188,8 @@ class Command(BaseCommand):
         try:
             attempts = driver.running()
             for attempt in attempts:
-                driver.stop(attempt, {})
+                with contextlib.suppress(StillStopping):  # it has been told, and ends by itself
+                    driver.stop(attempt, {})
         except GatewayError as error:
             raise CommandError(f"Not all gateways could be stopped: {error}") from error
         if attempts:
