@@ -5,16 +5,15 @@ Where several processes share the tests, each takes whole files, in the order th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.core.signals import setting_changed
-from django.db.backends.sqlite3.base import DatabaseWrapper
+from pytest_django import DjangoDbBlocker
 
-from tests import migrated
+from tests import emptying, migrated
 
 # Those that take a quarter of a minute and more: at the end they would keep one process busy, and the others waiting.
 LONGEST_FIRST = (
@@ -62,32 +61,20 @@ def _migrated_once_a_run() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(_migrated_once_a_run: None, django_db_setup: None) -> None:
-    """pytest-django's own, with tables that are copied."""
+def django_db_setup(
+    _migrated_once_a_run: None, django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[None]:
+    """pytest-django's own, with tables that are copied, and emptied only where they have rows."""
+    with ExitStack() as stack:
+        with django_db_blocker.unblock():
+            stack.enter_context(emptying.quickly())
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _emptying_between_tests_passes_the_append_only_law() -> Iterator[None]:
-    """On SQLite a flush is DELETE, which the triggers refuse: it takes them off and puts them back."""
-    operations = DatabaseWrapper.ops_class
-    flush = operations.execute_sql_flush
-
-    def without_triggers(self: Any, sql_list: Any) -> None:
-        with self.connection.cursor() as cursor:
-            cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_no_delete'")
-            triggers = [(name, sql) for name, sql in cursor.fetchall() if re.fullmatch(r"\w+", name)]
-            for name, _ in triggers:
-                cursor.execute(f"DROP TRIGGER {name}")
-        try:
-            flush(self, sql_list)
-        finally:
-            with self.connection.cursor() as cursor:
-                for _, sql in triggers:
-                    cursor.execute(sql)
-
-    operations.execute_sql_flush = without_triggers  # type: ignore[method-assign]
-    yield
-    operations.execute_sql_flush = flush  # type: ignore[method-assign]
+    with emptying.past_the_append_only_law():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
