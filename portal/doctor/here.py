@@ -237,6 +237,10 @@ def _origin(origin: str, host: str, port: int) -> Iterator[Finding]:
     except ssl.SSLCertVerificationError as error:
         yield wrong(f"{origin} (PUBLIC_ORIGINS) has no certificate that is good for its name: {error.verify_message}.")
         return
+    except socket.gaierror:
+        words = f"{origin} (PUBLIC_ORIGINS): the name {host} is not known here."
+        yield attention(f"{words} Make its record; if others know it, this computer alone does not, which does no harm.")
+        return
     except (OSError, HTTPException) as error:
         words = f"{origin} (PUBLIC_ORIGINS) does not answer ({type(error).__name__})."
         yield attention(f"{words} If others reach it, this computer has no way there, which does no harm.")

@@ -188,6 +188,13 @@ def test_redis_that_is_away_or_missing_is_said(settings: Settings, monkeypatch: 
     assert found.words == "REDIS_URL: Redis does not answer (ConnectionError). Until it does nobody can sign in."
 
 
+def test_origin_whose_name_nobody_knows_is_said_in_words(settings: Settings) -> None:
+    settings.PUBLIC_ORIGINS = ["https://portal.invalid"]
+    found = only(here.portal())
+    assert found.verdict is Verdict.ATTENTION and "the name portal.invalid is not known here" in found.words
+    assert "gaierror" not in found.words
+
+
 def test_files_with_secrets_that_everybody_may_read_are_named(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
