@@ -239,7 +239,7 @@ def _origin(origin: str, host: str, port: int) -> Iterator[Finding]:
         return
     except socket.gaierror:
         words = f"{origin} (PUBLIC_ORIGINS): the name {host} is not known here."
-        yield attention(f"{words} Make its record; if others know it, this computer alone does not, which does no harm.")
+        yield attention(f"{words} Make its record, unless others know it well.")
         return
     except (OSError, HTTPException) as error:
         words = f"{origin} (PUBLIC_ORIGINS) does not answer ({type(error).__name__})."
