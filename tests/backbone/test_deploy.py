@@ -233,6 +233,7 @@ def _secret(world: World) -> dict[str, str]:
         ('[all]\nPortalHostname = "x.example.com"', r"\[all\] PortalHostname: no template has it."),
         ("[portal]\nWebMin = 3", r"\[portal\]: there is no such stack, expected all or one of network, data"),
         ("[app]\nWebMin = 0", "WebMin: found 0, expected 1 to 50."),
+        ('[network]\nVpcCidr = "10.60.0.0/18"', "VpcCidr: found '10.60.0.0/18', expected The network"),
         ('[app]\nSms = "twilio"', "Sms: found 'twilio', expected one of none, sns."),
         ('[all]\nVpnHostName = "vpn example"', "VpnHostName: found 'vpn example', expected The name that machines"),
         ("", "PortalImage: not given, and app needs it: The image of backbone/images/portal"),
