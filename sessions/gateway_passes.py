@@ -29,6 +29,7 @@ from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, EndReason, Gateway
 logger = logging.getLogger(__name__)
 
 BUSY = "All gateways of the fleet are busy. This machine gets the next free one."
+ENDING = "Gateways that this machine had a moment ago are still stopping. It gets the next one then."
 TRYING_AGAIN = "The gateway did not start. Another one is being tried."
 LOST = "The gateway was lost. A new one is starting."
 
@@ -39,6 +40,10 @@ _SHORT_LIFE = timedelta(seconds=10)
 # What nobody wants lives for 90 s at most: it may appear just after a sweep, and ECS may list it a while later.
 _SWEEP_EVERY = timedelta(seconds=30)
 _SWEEP_AGAIN = timedelta(seconds=10)  # after one that came to nothing
+# A machine that presses and cancels in turn must not pile up gateways that are stopping: each costs money (T23). What
+# cannot be stopped must not keep help away for ever, though.
+_MOST_OF_A_MACHINE = 5
+_ENDS_WITHIN = timedelta(minutes=10)
 # Where a driver is not answered each step takes seconds: so long a pass begins new ones, then all else has its turn.
 _STEPS_S = 3.0
 
@@ -85,17 +90,23 @@ class GatewayPasses:
             return  # another worker has seen to it since the list was read: no lock to wait for
         now = self.now()
         # Those that wait already are looked at without a lock: they may be many, and on SQLite nobody else could write.
-        waits = session.notice == BUSY
-        is_full = waits and gateway_rows.count_live(session.fleet_id) >= session.fleet.max_open_sessions
-        if not is_full:
+        notice = self._waits_for(session, session.fleet) if session.notice in (BUSY, ENDING) else ""
+        if not notice:
             with transaction.atomic():
                 # Two workers that count at once would both find the last free place (T23).
                 fleet = Fleet.objects.select_for_update().get(pk=session.fleet_id)
-                is_full = gateway_rows.count_live(fleet.pk) >= fleet.max_open_sessions
-                if not is_full:
+                notice = self._waits_for(session, fleet)
+                if not notice:
                     self._want(services.begin_starting(session, now=now), now)
-        if is_full:
-            services.set_notice(session, BUSY, now=now)
+        if notice:
+            services.set_notice(session, notice, now=now)
+
+    def _waits_for(self, session: SupportSession, fleet: Fleet) -> str:
+        """Why a session gets no gateway yet; empty: it may have one."""
+        live, of_machine = gateway_rows.count(session, since=self.now() - _ENDS_WITHIN)
+        if live >= fleet.max_open_sessions:
+            return BUSY
+        return ENDING if of_machine >= _MOST_OF_A_MACHINE else ""
 
     def _without_gateway(self) -> QuerySet[SupportSession]:
         live = Gateway.objects.filter(session=OuterRef("pk"), state__in=LIVE_GATEWAY_STATES)

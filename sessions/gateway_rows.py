@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from sessions import bell
@@ -22,6 +22,7 @@ from sessions.models import Gateway, GuacamoleConnection, SupportSession
 from sessions.states import LIVE_GATEWAY_STATES, GatewayState
 
 LEASE = timedelta(seconds=20)
+_NOT_STOPPED = (*LIVE_GATEWAY_STATES, GatewayState.STOPPING)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -161,9 +162,15 @@ def forget_process(name: str) -> None:
             transaction.on_commit(partial(bell.ring, whom))
 
 
-def count_live(fleet_id: int) -> int:
-    """How many gateways a fleet's sessions have or are about to have; those that wait for one do not count."""
-    return Gateway.objects.filter(state__in=LIVE_GATEWAY_STATES, session__fleet_id=fleet_id).count()
+def count(session: SupportSession, *, since: datetime) -> tuple[int, int]:
+    """How many gateways the sessions of a session's fleet have or are about to have; those that wait do not count.
+
+    And how many its machine has that were wanted since then and have not stopped yet.
+    """
+    ours = Gateway.objects.filter(session__fleet_id=session.fleet_id, state__in=_NOT_STOPPED)
+    is_its = Q(session__machine_id=session.machine_id, wanted_at__gt=since)
+    found = ours.aggregate(live=Count("pk", filter=Q(state__in=LIVE_GATEWAY_STATES)), its=Count("pk", filter=is_its))
+    return found["live"], found["its"]
 
 
 def failures_in_a_row(session: SupportSession) -> int:

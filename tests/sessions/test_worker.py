@@ -216,6 +216,28 @@ def test_tunnel_is_left_to_the_next_rescue_of_its_machine(worker: Worker, vpn: F
     assert (fresh(second).state, vpn.ended) == (State.CLOSED, [second.machine.vpn_address])
 
 
+def test_machine_that_presses_and_cancels_in_turn_cannot_pile_up_gateways(
+    worker: Worker, driver: FakeGateways, clock: Clock
+) -> None:
+    """They take a while to stop elsewhere, and count among no open rescues by then (T23)."""
+    driver.stops_refused = 10_000
+    for _ in range(12):
+        session = press(now=clock())
+        worker.run_pass()
+        services.cancel(fresh(session), now=clock())
+        worker.run_pass()
+        clock.tick(1)
+    assert len(driver.alive) == 5
+    waiting, other = press(now=clock()), press("A2", now=clock())
+    worker.run_pass()
+    assert fresh(waiting).state == State.REQUESTED and "still stopping" in fresh(waiting).notice
+    assert gateway_of(other).state == GatewayState.READY
+    # Not for ever: what cannot be stopped must not keep help away.
+    clock.tick(600)
+    worker.run_pass()
+    assert gateway_of(waiting).state == GatewayState.READY
+
+
 # --- gateways that fail -----------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from sessions.gateways import door, ecs_probes, ecs_tasks, probe
-from sessions.gateways.base import GatewayError, GatewayStatus, StillStopping
+from sessions.gateways.base import GatewayError, GatewayStatus, Handle, StillStopping
 from sessions.gateways.ecs import EcsGateways
 from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
 from tests.sessions.gateways.conftest import Case, new_request, until
@@ -327,7 +327,8 @@ def test_task_of_a_cluster_that_was_left_harms_no_other(case: Case, ecs: FakeEcs
     old = f"arn:aws:ecs:{ecs.region}:123456789012:task/former/{'0a' * 16}"
     now = int(case.driver._now())  # type: ignore[attr-defined]
     stray = str(uuid.uuid4())
-    for handle in ({"task": old, "at": now}, {"task": old, "at": now, "address": "127.65.255.1", "ready": now}):
+    starting: Handle = {"task": old, "at": now}
+    for handle in (starting, {**starting, "address": "127.65.255.1", "ready": now}):
         with pytest.raises(GatewayError):
             case.driver.describe(stray, handle)
     request = new_request()
@@ -336,7 +337,7 @@ def test_task_of_a_cluster_that_was_left_harms_no_other(case: Case, ecs: FakeEcs
     case.stop(request, status)
     assert {call["cluster"] for call in _called(ecs, "DescribeTasks") if old in call["tasks"]} == {"former"}
     with pytest.raises(GatewayError):
-        case.driver.stop(stray, {"task": old, "at": now})
+        case.driver.stop(stray, starting)
     assert _called(ecs, "StopTask")[-1]["cluster"] == "former"
     assert all(said.endswith("Cluster not found.") for said in ecs.refused)
     ecs.refused.clear()
