@@ -11,16 +11,19 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := -n $(shell n=$$(($$(nproc) * 2 + 1)); [ $$n -gt 5 ] && n=5; echo $$n) --dist loadfile --no-loadscope-reorder
 
 # What the database has no part in, or only as a backdrop: once, on SQLite, is enough. The time is better spent.
-NOT_ON_POSTGRES := e2e vpn agent sessions/guacamole sessions/gateways portal/browser \
+NOT_ON_POSTGRES := e2e vpn agent fakes sessions/guacamole sessions/gateways portal/browser \
 	$(addprefix test_,throwaway.py documents.py house.py imports.py) machines/test_handshake_real.py \
-	machines/authorisation/test_openvpn.py machines/authorisation/test_isolation.py \
+	$(addprefix machines/authorisation/test_,openvpn.py isolation.py two_ways.py) \
 	$(addprefix portal/test_,demo.py serve.py secrets_on_the_way.py environment.py proxies.py slow_lines.py vpn_lines.py) \
 	$(addprefix portal/test_,api_schema.py api_permissions.py) \
-	$(addprefix portal/test_,worker_decisions.py) machines/test_rota.py machines/telemetry/test_iot_core.py \
+	$(addprefix portal/test_,worker_decisions.py) machines/test_rota.py \
+	$(addprefix machines/telemetry/test_,iot_core.py http.py) \
+	$(addprefix portal/test_,doctor.py doctor_aws.py faces.py message_pages.py pages.py) \
 	$(addprefix notifications/test_,email.py push_rules.py sns_channel.py sns_settings.py sns_whole.py web_push.py wording.py) \
 	$(addprefix backbone/test_,commands.py deploy.py edge_template.py image_scripts.py images.py join.py) \
 	$(addprefix backbone/test_,news_templates.py roles.py templates.py vpn_template.py) portal/test_servers.py \
-	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py ladder.py)
+	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py ladder.py) \
+	$(addprefix sessions/test_,idle_cuts.py machine_schema.py)
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
@@ -34,7 +37,8 @@ VPN_STATE := $(CURDIR)/var/vpn
 VPN_SETTINGS := STATE_DIR=$(VPN_STATE) VPN=openvpn VPN_NETWORK=10.77.0.0/20 VPN_REMOTE=198.18.0.1 VPN_PORT=1194 \
 	VPN_PROTOCOL=udp MACHINE_API_BIND=10.77.0.1:8001 GATEWAY_UIDS=61000-61999
 
-.PHONY: help run run-vpn press line setup-run setup-test test lint test-unit test-postgres test-e2e test-vpn build requirements clean
+.PHONY: help run run-vpn press line setup-run setup-test test lint style \
+	test-unit test-postgres test-whole test-whole-and-types test-e2e test-vpn build requirements clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -60,13 +64,18 @@ press: ## Presses help on a machine of the running demo, IT-0042 or as in MACHIN
 line: ## Makes a machine's line to the VPN good, slow, lossy or dead: make line MACHINE=IT-0042 LINE=dead
 	@$(PYTHON) -m portal.demo.vpn.lines tell "$(VPN_STATE)/demo/lines.sock" "$(MACHINE)" "$(LINE)"
 
-test: setup-test lint test-unit test-postgres test-whole ## Installs what is missing and runs all of the tests.
+test: setup-test style test-unit test-postgres test-whole-and-types ## Installs what is missing and runs all of the tests.
 
-lint: setup-test ## Style, types and known weaknesses.
-	@echo "— style and types"
+lint: style ## Style, known weaknesses and types.
+	@echo "— types"
+	@$(TYPES)
+
+TYPES := $(PYTHON) -m mypy --no-error-summary
+
+style: setup-test
+	@echo "— style and known weaknesses"
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m ruff format --check --quiet .
-	@$(PYTHON) -m mypy --no-error-summary
 	@$(PYTHON) -m bandit --quiet --recursive --severity-level medium --configfile pyproject.toml agent backbone machines notifications portal sessions
 
 test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
@@ -83,6 +92,16 @@ WHOLE := $(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder
 test-whole: setup-test ## End to end, and the same behind a real OpenVPN (which needs root).
 	@echo "— tests, end to end, and behind a real OpenVPN"
 	@$(WHOLE) tests/e2e tests/vpn
+
+# The types are looked at meanwhile, with the processors' time that those tests leave.
+test-whole-and-types: setup-test
+	@echo "— types, and tests end to end, and behind a real OpenVPN"
+	@nice -n 19 $(TYPES) & types=$$!; \
+	trap 'kill $$types' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+	$(WHOLE) tests/e2e tests/vpn; whole=$$?; \
+	wait $$types; typed=$$?; \
+	trap - EXIT; \
+	[ $$typed -eq 0 ] && exit $$whole
 
 test-e2e: setup-test ## From the button on a machine to the pixels in a browser.
 	@$(PYTEST) tests/e2e
