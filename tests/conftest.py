@@ -15,7 +15,7 @@ from pytest_django import DjangoDbBlocker
 
 from tests import emptying, migrated
 
-# Those that take a quarter of a minute and more: at the end they would keep one process busy, and the others waiting.
+# Those that take five seconds and more: at the end they would keep one process busy, and the others waiting.
 LONGEST_FIRST = (
     "vpn/test_lines.py",
     "vpn/test_crashes.py",
@@ -29,22 +29,38 @@ LONGEST_FIRST = (
     "e2e/test_ecs.py",
     "machines/authorisation/test_openvpn.py",
     "portal/test_demo.py",
-    "sessions/test_keeper_real.py",
-    "machines/authorisation/test_isolation.py",
     "sessions/test_worker_crashes.py",
-    "sessions/gateways/test_ecs_crashes.py",
-    "sessions/test_idle_cuts.py",
-    "sessions/test_tunnel.py",
-    "portal/test_serve.py",
-    "sessions/test_keeper.py",
+    "sessions/test_keeper_real.py",
+    "sessions/test_pool_crashes.py",
     "portal/browser/test_rescue.py",
+    "portal/test_serve.py",
+    "notifications/test_sender.py",
+    "test_admin.py",
+    "machines/authorisation/test_isolation.py",
+    "sessions/test_tunnel.py",
+    "portal/browser/test_queue.py",
+    "backbone/test_templates.py",
+    "sessions/gateways/test_ecs_crashes.py",
+    "portal/browser/test_push.py",
     "portal/test_api_schema.py",
+    "portal/test_api_permissions.py",
+    "sessions/test_idle_cuts.py",
+    "sessions/test_keeper.py",
     "sessions/test_state_machine.py",
     "sessions/test_machine_schema.py",
-    "agent/test_real_openvpn.py",
+    "machines/authorisation/test_two_ways.py",
+    "backbone/test_commands.py",
     "portal/browser/test_registration.py",
-    "portal/browser/test_queue.py",
+    "agent/test_simulated_machine.py",
+    "portal/browser/test_live_lines.py",
+    "portal/browser/test_attention.py",
+    "agent/test_real_openvpn.py",
+    "portal/test_proxies.py",
     "portal/test_slow_lines.py",
+    "sessions/test_machine_waiting.py",
+    "portal/test_secrets_on_the_way.py",
+    "agent/test_rescue_vpn.py",
+    "sessions/test_pool_passes.py",
 )
 
 

@@ -58,7 +58,7 @@ def test_every_answer_keeps_to_the_schema(
 ) -> None:
     statuses = set()
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=machine_schema[path][method].as_strategy(generation_mode=mode))
     def call(case: Any) -> None:
         given_id = (case.path_parameters or {}).get("request_id")

@@ -294,7 +294,7 @@ def test_law_holds_in_any_order_of_doings() -> None:
     run_state_machine_as_test(
         Rescues,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
