@@ -122,7 +122,8 @@ class Enrolment:
             connection = http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=tls)
         else:
             connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        # Firewalls before a portal refuse who does not say what it is.
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "portafilter-agent"}
         with contextlib.closing(connection):
             try:
                 connection.request("POST", f"{parts.path}/enrol/", body=body, headers=headers)

@@ -24,6 +24,7 @@ class ScriptedPortal:
     """One code, `trouble` used up first: status N, drop (before acting), lose (after acting), say TEXT."""
 
     calls: list[bytes] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)  # as what they said who calls
     trouble: deque[tuple[str, Any]] = field(default_factory=deque)
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the answer that are to be others
     used_for: str = ""
@@ -89,6 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         portal = self.scripted
         body = self.rfile.read(int(self.headers["Content-Length"]))
         portal.calls.append(body)
+        portal.names.add(self.headers.get("User-Agent", ""))
         kind: str
         value: Any
         kind, value = portal.trouble.popleft() if portal.trouble else ("", None)

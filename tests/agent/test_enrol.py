@@ -74,6 +74,12 @@ def test_code_becomes_settings_token_and_a_profile_with_the_machines_own_key(
         assert secret not in said.out + said.err + caplog.text
 
 
+def test_firewalls_are_told_who_asks(portal: ScriptedPortal, settings: Path) -> None:
+    """Some refuse whoever says nothing, such as AWS' common rules (NoUserAgent_HEADER)."""
+    assert _enrol(portal, settings) == 0
+    assert portal.names == {"portafilter-agent"}
+
+
 def test_lost_answers_are_asked_for_again_with_the_same_request(portal: ScriptedPortal, settings: Path) -> None:
     portal.trouble.extend([("drop", None), ("lose", None), ("status", 503), ("say", "<html>Log in to the Wi-Fi")])
     assert _enrol(portal, settings) == 0

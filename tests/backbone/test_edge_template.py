@@ -99,6 +99,13 @@ def test_rotating_the_secret_reaches_both_who_says_it_and_who_asks_for_it() -> N
     assert "AWSPREVIOUS" in text_of(accepted[1]) and "AWSPREVIOUS" not in text_of(accepted[2])
 
 
+def test_machines_that_enrol_need_not_say_what_program_they_are() -> None:
+    (firewall,) = of_type(STACK, "WAFv2::WebACL").values()
+    common = next(one for one in firewall["Rules"] if one.get("Name") == "common-attacks")["Statement"]
+    counted = common["ManagedRuleGroupStatement"]["RuleActionOverrides"]
+    assert {"Name": "NoUserAgent_HEADER", "ActionToUse": {"Count": {}}} in counted
+
+
 def test_limit_counts_whom_the_function_names_and_nobody_else() -> None:
     (firewall,) = of_type(STACK, "WAFv2::WebACL").values()
     limit = next(one for one in firewall["Rules"] if one.get("Name") == "not-too-many")["Statement"][
