@@ -117,7 +117,7 @@ class Deployment:
                 f"{stack}: a change failed, and so did going back. In CloudFormation, choose Continue update rollback "
                 f"for {stacks.name_of(self.installation, stack)}; what it says there is to be put right first."
             )
-        if "CloudFrontNetworks" in declared and "CloudFrontNetworks" not in values and not dry:
+        if "CloudFrontNetworks" in declared and "CloudFrontNetworks" not in values and (there or not dry):
             values |= self._cloudfront_networks(stack, values)
         unfilled = [name for name, one in declared.items() if "Default" not in one and name not in values]
         if unfilled:

@@ -132,6 +132,16 @@ def test_dry_run_says_what_would_change_and_changes_nothing(world: World) -> Non
     assert fresh.describe("network") is None
 
 
+def test_dry_run_looks_up_what_a_real_one_would(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: value for name, value in GIVEN["app"].items() if name != "CloudFrontNetworks"}
+    networks = {"CloudFrontNetworks": GIVEN["app"]["CloudFrontNetworks"]}
+    monkeypatch.setattr(world.deployment, "_cloudfront_networks", lambda stack, values: networks)
+    world.lines.clear()
+    told = parameters.Parameters("portafilter", {**GIVEN, "app": known})
+    world.deployment.run([step for step in stacks.STEPS if step.stack == "app"], told, dry=True)
+    assert world.lines == ["app: unchanged."]
+
+
 def test_secrets_are_made_once_and_set_by_hand(world: World) -> None:
     arn = world.deployment.outputs()["AppSecretArn"]
     first = _secret(world)
