@@ -6,14 +6,17 @@ others wait for that.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,5 +85,11 @@ def _once(kind: str, url: str) -> None:
         done.touch()
 
 
+@cache
 def _folder() -> Path:
-    return Path(os.environ["PORTAFILTER_TEST_RUN"])
+    """What the processes of a run share; a program of bench/ is a run of its own, without tests.settings."""
+    if folder := os.environ.get("PORTAFILTER_TEST_RUN"):
+        return Path(folder)
+    own = tempfile.mkdtemp(prefix="portafilter-run-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)
