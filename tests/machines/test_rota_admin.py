@@ -190,7 +190,7 @@ def test_fleet_gives_the_ladder_time_to_reach_its_end(
     manager: Client, given: dict[str, int], found: str | None
 ) -> None:
     """The installation's own times are 45, 60 and 120 s, within 1800 s."""
-    values = {"name": "North", "slug": "north", "max_open_sessions": 50, **no_rows("closures"), **given}
+    values = {"name": "North", "slug": "north", "max_open_sessions": 50, **no_rows("closures", "gateway_pool"), **given}
     answer = manager.post(page("fleet", fleet()), values)
     assert (answer.status_code == 302) == (found is None)
     if found:
@@ -202,7 +202,7 @@ def test_fleet_has_its_own_ladder_and_days_off(manager: Client) -> None:
     values = {
         **{"name": "North", "slug": "north", "max_open_sessions": 50, "ask_next_after_s": 30},
         **{"last_resort_phone": "+390212345678", "last_resort_email": "on-call@example.com"},
-        **no_rows("closures"),
+        **no_rows("closures", "gateway_pool"),
         **{"closures-TOTAL_FORMS": 1, "closures-0-fleet": fleet().pk, "closures-0-name": "Feast"},
         **{"closures-0-first_day": "2026-12-24", "closures-0-last_day": "2026-12-26"},
     }
