@@ -25,6 +25,7 @@ from portal.demo.vpn import bed as beds
 from portal.demo.vpn.bed import Bed, Door
 from portal.demo.vpn.namespaces import enter, processes_in
 from portal.demo.vpn.services import Service
+from tests import migrated
 from tests.vpn.machines import DistantMachine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +82,7 @@ class Installation:
 
     def prepare(self) -> None:
         """The database with people and machines; on a bed that is there."""
-        self.bed.run("migrate", "--verbosity", "0")
+        migrated.copy_to(self.database)
         self._clerk = subprocess.Popen(
             [sys.executable, "-m", "tests.vpn.clerk"],
             cwd=ROOT,
