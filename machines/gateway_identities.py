@@ -112,6 +112,11 @@ def withdraw(attempt_id: str, *, now: datetime | None = None, reason: str = _OVE
     return bool(ended)
 
 
+def has_been_away_since(attempt_id: str, moment: datetime) -> bool:
+    """Whether the attempt's gateway was in the VPN, left it before that moment, and has not come back."""
+    return GatewayIdentity.objects.filter(attempt_id=attempt_id, left_at__lte=moment).exists()
+
+
 def refuse(attempt_id: str, words: str, *, address: str = "", now: datetime | None = None) -> None:
     """Something is wrong with who answers in a gateway's place: an alarm, and no identity for it any more."""
     with transaction.atomic():

@@ -14,7 +14,10 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
+
+from django.utils import timezone
 
 from machines import gateway_identities
 from machines.errors import FleetError, NoAddressLeft
@@ -23,6 +26,8 @@ from sessions.gateways.base import GatewayError
 PORT = 4823
 _LIMIT = 32 * 1024
 _POLL_S = 0.1
+# OpenVPN is away for less while it is made anew, and gateways of open rescues come back then.
+_LOST_AFTER = timedelta(minutes=5)
 # It is in the worker's own network. Before its program is there what is sent to it may be lost, and others wait.
 _CONNECT_S = 0.5
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
@@ -69,6 +74,14 @@ def join(host: str, port: int, attempt_id: str, *, timeout_s: float) -> str:
 def leave(attempt_id: str) -> None:
     """The attempt is over: its identity is revoked, and the authorisation agent cuts it off. Twice is fine."""
     gateway_identities.withdraw(attempt_id)
+
+
+def is_lost(attempt_id: str) -> bool:
+    """Whether a gateway that had joined has been out of the VPN for so long that it will not come back.
+
+    It looks for the server where that was when it joined, so a server at another address never hears of it again.
+    """
+    return gateway_identities.has_been_away_since(attempt_id, timezone.now() - _LOST_AFTER)
 
 
 def _ask(host: str, port: int, deadline: float) -> _Gateway:

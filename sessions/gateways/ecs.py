@@ -222,6 +222,9 @@ class EcsGateways:
         if task is not None and task.is_ending:
             words = ecs_words.of_end(task)
             return GatewayStatus("stopped", detail=words.detail, record=words.record)
+        if "vpn_address" in handle and door.is_lost(attempt_id):
+            record = f"The gateway at {host} left the VPN minutes ago. Has the VPN's server another address now?"
+            return GatewayStatus("failed", detail="The gateway has lost the VPN.", record=record)
         if wrong is None:
             return ready
         if isinstance(wrong, ConnectionRefusedError):

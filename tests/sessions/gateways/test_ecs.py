@@ -9,13 +9,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
+from machines.models import GatewayIdentity
 from sessions.gateways import door, ecs_probes, ecs_tasks, probe
 from sessions.gateways.base import GatewayError, GatewayStatus, Handle, StillStopping
 from sessions.gateways.ecs import EcsGateways
@@ -621,6 +624,27 @@ def test_gateway_is_ready_once_it_has_joined_and_leaves_when_it_is_stopped(
     assert left == []
     case.stop(request, status)
     assert set(left) == {request.attempt_id}
+
+
+@pytest.mark.django_db
+def test_gateway_that_stays_out_of_the_vpn_is_given_up(
+    case: Case, ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was ready before the VPN's server moved: guacd answers, and reaches no machine any more."""
+    settings.ECS_NETWORK = "tunnel"
+    monkeypatch.setattr(door, "join", lambda *_, **__: "10.77.0.9")
+    request = new_request()
+    status = case.start(request)
+    now = timezone.now()
+    row = GatewayIdentity.objects.create(
+        attempt_id=request.attempt_id, address="10.77.0.9", key_sha256="k", serial="1", sha256="c", certificate="x",
+        expires_at=now + timedelta(days=1), connected_at=now, left_at=now - timedelta(minutes=1),
+    )  # fmt: skip
+    assert case.driver.describe(request.attempt_id, status.handle).state == "ready"
+    GatewayIdentity.objects.filter(pk=row.pk).update(left_at=now - timedelta(minutes=6))
+    lost = case.driver.describe(request.attempt_id, status.handle)
+    assert (lost.state, lost.detail) == ("failed", "The gateway has lost the VPN.")
+    case.stop(request, status)
 
 
 def test_gateway_that_may_never_join_fails(
