@@ -57,6 +57,7 @@ def test_every_answer_keeps_to_the_schema(
     machine_schema: Any, a1: Caller, mode: GenerationMode, method: str, path: str
 ) -> None:
     statuses = set()
+    words = a1("GET", "/api/schema/").content.decode()
 
     @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=machine_schema[path][method].as_strategy(generation_mode=mode))
@@ -74,7 +75,9 @@ def test_every_answer_keeps_to_the_schema(
         statuses.add(answer.status_code)
         assert b"Traceback" not in answer.content
         for login in RdpCredential.objects.all():
-            assert len(login.password) < 4 or login.password.encode() not in answer.content
+            # A password that is a word of the schema is in many an answer.
+            is_telling = len(login.password) > 3 and login.password not in words
+            assert not is_telling or login.password.encode() not in answer.content
 
     call()
     assert statuses & ({200, 201} if mode is GenerationMode.POSITIVE else {400, 401, 404}), statuses
