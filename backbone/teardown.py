@@ -43,11 +43,19 @@ def _empty(deployment: Deployment, outputs: Mapping[str, str]) -> None:
     """Stops what runs on the gateways' computers and lets go of these, or their group is never empty."""
     aws, cluster = deployment.cloud.aws, outputs["ClusterName"]
     about = f"the cluster {cluster}"
-    tasks = deployment.cloud.again(
-        lambda: aws.call("ecs", "ListTasks", about=about, setting="--name", cluster=cluster)
-    )["taskArns"]
-    for arn in tasks:
-        aws.call("ecs", "StopTask", about=about, setting="--name", cluster=cluster, task=arn, reason="destroy")
+    more: dict[str, str] = {}
+    while True:
+        # A hundred a page.
+        page = deployment.cloud.again(
+            lambda more=more: aws.call(  # type: ignore[misc]
+                "ecs", "ListTasks", about=about, setting="--name", cluster=cluster, **more
+            )
+        )
+        for arn in page["taskArns"]:
+            aws.call("ecs", "StopTask", about=about, setting="--name", cluster=cluster, task=arn, reason="destroy")
+        if not page.get("nextToken"):
+            break
+        more = {"nextToken": page["nextToken"]}
     group = f"{deployment.installation}-gateway"
     answer = deployment.cloud.again(
         lambda: aws.call(
