@@ -3,7 +3,7 @@
 They are issued by the worker, who knows from the driver at which address the gateway is, last for hours, and are
 revoked with the end of the attempt. Who is admitted is asked of the apps above: an identity counts while its attempt
 lives, whatever became of the one who should have revoked it. An address is another's only once the authorisation agent
-has seen its last holder out.
+has seen its last holder out, and no attempt lives that had it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from machines import identities, services
@@ -189,7 +190,10 @@ def _issue(authority: VpnAuthority, attempt_id: str, key: pki.PublicKey, digest:
 
 def _free_address() -> str:
     """One that nobody has: not used lately, else issued longest ago. Raises NoAddressLeft."""
-    taken = set(GatewayIdentity.objects.filter(released_at=None).values_list("address", flat=True))
+    # A rescue may outlive its gateway's certificate. Its row has that address still: what is sent there must not reach
+    # another's gateway.
+    holders = Q(released_at=None) | Q(attempt_id__in=_live_attempts())
+    taken = set(GatewayIdentity.objects.filter(holders).values_list("address", flat=True))
     newest = GatewayIdentity.objects.order_by("-pk").values_list("address", "issued_at")[:_LATELY]
     last = dict(reversed(newest))
     numbers = networks.gateway_numbers(settings.VPN_NETWORK)

@@ -114,7 +114,22 @@ def test_identity_of_an_attempt_that_died_without_a_word_ends_too(live: set[str]
     assert not GatewayIdentity.objects.filter(revoked_at=None).exists()
 
 
-def test_address_is_free_again_only_when_its_gateway_was_seen_out(settings: Settings) -> None:
+def test_address_of_a_rescue_that_outlives_its_certificate_is_nobody_elses(
+    live: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = gateway_identities.admit(A1, request(), now=NOW).address
+    monkeypatch.setattr(networks, "gateway_numbers", lambda _: [int(ipaddress.IPv4Address(first))])
+    later = NOW + timedelta(days=9)
+    gateway_identities.withdraw_dead(later)
+    (ending,) = read_wishes(later).endings
+    Record().write(TunnelEnded(ending.wish, ending.common_name))
+    with pytest.raises(NoAddressLeft):
+        gateway_identities.admit(B2, request(), now=later)
+    live.remove(A1)
+    assert gateway_identities.admit(B2, request(), now=later).address == first
+
+
+def test_address_is_free_again_only_when_its_gateway_was_seen_out(settings: Settings, live: set[str]) -> None:
     settings.VPN_NETWORK = ipaddress.ip_network("10.77.0.0/20")
     first = gateway_identities.admit(A1, request(), now=NOW).address
     assert first == "10.77.0.2"
@@ -134,6 +149,7 @@ def test_address_is_free_again_only_when_its_gateway_was_seen_out(settings: Sett
         gateway_identities.admit(B2, request(), now=NOW)
     (ending,) = (one for one in read_wishes(NOW).endings if one.common_name == f"g-{A1}")
     Record().write(TunnelEnded(ending.wish, ending.common_name))
+    live.remove(A1)
     assert gateway_identities.admit(B2, request(), now=NOW).address == first
     assert not [one for one in read_wishes(NOW).endings if one.common_name == f"g-{A1}"]
 
