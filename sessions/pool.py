@@ -23,8 +23,9 @@ MOST = 20
 SHARE = 0.95
 WEEKS_SEEN = timedelta(days=28)
 
-# A ready one that lived for less than this counts as one that failed: else it would be replaced for ever.
-SHORT_LIFE = timedelta(seconds=60)
+# A ready one that lived for less than this counts as one that failed, and is no proof that others do better: else those
+# that die each minute or two would be replaced for ever.
+SHORT_LIFE = timedelta(minutes=10)
 _FIRST_DELAY_S = 2.0
 _LONGEST_DELAY_S = 300.0
 
@@ -106,13 +107,20 @@ def plan(live: Iterable[Gateway], size: int, *, too_old: datetime) -> Plan:
 
 
 def failures_in_a_row(newest_first: Iterable[Gateway], *, now: datetime) -> int:
-    """How many warm gateways failed since the last good one; those of which nobody knows yet do not count."""
-    failures = 0
+    """How many warm gateways failed since the last good one; those of which nobody knows yet do not count.
+
+    One that is ready shows that others can start; that they last is shown by one that a session took, or that lived
+    for SHORT_LIFE.
+    """
+    failures, can_start = 0, False
     for row in newest_first:
-        if row.failure and not _was_good(row, now):
-            failures += 1
-        elif row.ready_at is not None:
+        if row.ready_at is None:
+            failures += bool(row.failure) and not can_start
+        elif _was_good(row, row.ready_at, now):
             break
+        else:
+            can_start = True
+            failures += bool(row.failure)
     return failures
 
 
@@ -123,11 +131,9 @@ def delay_s(failures: int) -> float:
     return min(_FIRST_DELAY_S * 2.0 ** min(failures - 1, 20), _LONGEST_DELAY_S)
 
 
-def _was_good(row: Gateway, now: datetime) -> bool:
-    """One that a session took, or that stood ready for a while before it was lost."""
-    if row.ready_at is None:
-        return False
-    return row.claimed_at is not None or (row.stopped_at or now) - row.ready_at >= SHORT_LIFE
+def _was_good(row: Gateway, ready_at: datetime, now: datetime) -> bool:
+    """One that a session took, or that stood ready for a while, whatever became of it then."""
+    return row.claimed_at is not None or (row.stopped_at or now) - ready_at >= SHORT_LIFE
 
 
 def _ready_at(row: Gateway) -> datetime:

@@ -121,8 +121,9 @@ def start_seconds(driver: str) -> float:
 
 def failures_in_a_row(driver: str, *, now: datetime) -> int:
     """How many warm gateways of this driver failed since the last good one, whichever fleets they were for."""
-    newest = Gateway.objects.filter(born_warm=True, driver=driver).order_by("-wanted_at")[:_FAILURES_SEEN]
-    return pool.failures_in_a_row(newest, now=now)
+    # What was put off before it began tells nothing, and may be many.
+    tried = Gateway.objects.filter(~Q(failure="") | Q(ready_at__isnull=False), born_warm=True, driver=driver)
+    return pool.failures_in_a_row(tried.order_by("-wanted_at")[:_FAILURES_SEEN], now=now)
 
 
 def standing(row: Pool) -> str:

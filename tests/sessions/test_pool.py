@@ -175,6 +175,14 @@ def test_failures_count_until_a_good_one_and_a_short_life_is_a_failure() -> None
     assert count("good", "failed") == count("lost", "failed") == count("claimed", "failed") == 0
 
 
+def test_one_that_is_ready_shows_that_others_start_but_not_yet_that_they_last() -> None:
+    def count(minutes: int) -> int:
+        kinds = ["good", "short", "short", "failed", "lost", "failed"]
+        return pool.failures_in_a_row([outcome(kind) for kind in kinds], now=NOON + timedelta(minutes=minutes))
+
+    assert (count(9), count(10)) == (2, 0)
+
+
 def test_delays_grow_to_five_minutes() -> None:
     assert [pool.delay_s(failures) for failures in range(5)] == [0, 2, 4, 8, 16]
     assert pool.delay_s(9) == pool.delay_s(10_000) == 300

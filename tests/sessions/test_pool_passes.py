@@ -143,7 +143,7 @@ def test_with_none_ready_a_rescue_starts_its_own(house: House) -> None:
 def test_warm_one_that_dies_is_replaced_and_no_rescue_hears_of_it(house: House) -> None:
     house.stoke()
     (dead,) = house.warm()
-    house.clock.tick(300)
+    house.clock.tick(600)
     house.driver.die()
     house.stoke(4)
     (alive,) = house.warm()
@@ -384,6 +384,24 @@ def test_one_that_starts_and_dies_at_once_is_not_replaced_for_ever(house: House)
         house.stoke(1, every_s=5)
         house.driver.die()
     assert len(house.driver.started) < 12
+
+
+def test_those_that_die_each_minute_are_not_all_replaced_each_minute(house: House) -> None:
+    Fleet.objects.update(warm_gateways=8)
+    for seconds in range(0, 1800, 25):
+        house.stoke(1, every_s=25)
+        if seconds % 75 == 0:
+            house.driver.die()
+    assert len(house.driver.started) < 30, "half an hour of dying"
+    house.stoke(32, every_s=25)
+    assert len(house.warm()) == 8, "as soon as one has lasted, all come"
+
+
+def test_what_was_put_off_hides_no_failure(house: House) -> None:
+    now, ours = house.clock(), {"fleet": fleet("North"), "born_warm": True, "driver": "local", "state": "stopped"}
+    Gateway.objects.create(**ours, wanted_at=now, failure="No capacity.")
+    Gateway.objects.bulk_create(Gateway(**ours, wanted_at=now + timedelta(seconds=1)) for _ in range(40))
+    assert pool_rows.failures_in_a_row("local", now=now) == 1
 
 
 def test_one_that_never_gets_ready_is_given_up(house: House, settings: Settings) -> None:
