@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.options import InlineModelAdmin
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, Model, OuterRef, QuerySet
 from django.http import HttpRequest
 
 from machines.admin import FleetAdmin, FleetScopedAdmin, LookedAtOnly, RecordAdmin
@@ -195,6 +195,10 @@ class _PoolInline(_RecordInline):
     verbose_name_plural = "gateways kept ready"
     show_change_link = False
     fields = readonly_fields = ("size", "reason", "standing", "short_since")
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Who may look at a fleet: it is a part of that."""
+        return any(request.user.has_perm(f"machines.{right}_fleet") for right in ("view", "change"))
 
     @admin.display(description="Now")
     def standing(self, row: Pool) -> str:

@@ -444,3 +444,11 @@ def test_force_is_for_supervisors_and_managers(who: dict[str, bool]) -> None:
     for user in (User.objects.get(pk=somebody.pk), person("Sue", of="South", role="supervisor")):
         with pytest.raises(NotAllowed, match="Only a supervisor or a manager of the fleet"):
             services.close(press(), user=user, outcome=EndReason.FORCED)
+
+
+def test_who_may_look_at_a_fleet_sees_why_it_has_so_many_gateways_ready(
+    fleet_manager: Client, full: dict[str, str]
+) -> None:
+    User.objects.get(username="fiona").user_permissions.set(Permission.objects.filter(codename="view_fleet"))
+    page = fleet_manager.get(reverse("admin:machines_fleet_change", args=[Pool.objects.get().fleet_id]))
+    assert "own number." in page.content.decode()
