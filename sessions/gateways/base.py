@@ -43,6 +43,7 @@ class GatewayStatus:
     """What has become of it. `ready` has host and port of a guacd that answers; `detail` says why it is not there.
 
     `record` says the same to whoever runs Portafilter, for the log and the gateway's row; empty: `detail` does.
+    `no_room`: it fails, or waits, for want of room, which another one takes.
     """
 
     state: Literal["starting", "ready", "stopped", "failed"]
@@ -51,6 +52,7 @@ class GatewayStatus:
     handle: dict[str, str | int] = field(default_factory=dict)
     detail: str = ""
     record: str = ""
+    no_room: bool = False
 
 
 class GatewayError(Exception):
@@ -73,7 +75,8 @@ class GatewayDriver(Protocol):
     """One way to have gateways. A call returns or raises within 15 s, since the worker's lease is for 20 s.
 
     One that hears of changes by itself has a `watch`, too, as Watching has it. One with `can_be_warm = False` has no
-    gateways to keep ready before help is pressed, since it starts none.
+    gateways to keep ready before help is pressed, since it starts none. One whose orders depend on settings has a
+    `mark`, as Marking has it.
     """
 
     def start(self, request: GatewayRequest) -> GatewayStatus:
@@ -101,6 +104,14 @@ class Watching(Protocol):
 
         An error of it is logged and it is called again: whatever is missed meanwhile is found by looking.
         """
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """A driver whose handles say with which settings a gateway was ordered, so that warm ones of older ones can go."""
+
+    def mark(self) -> dict[str, str | int]:
+        """`mark`, a digest of the settings, and `since`, the time at which the process came to have them."""
 
 
 @cache

@@ -56,6 +56,7 @@ class EcsGateways:
             if not getattr(settings, name):
                 raise GatewayError(f"GATEWAY=ecs needs {name}: found nothing.", permanent=True)
         self._now = now
+        self._since = int(now())
         self._aws = Aws(settings.AWS_REGION, connect_s=CONNECT_S, answer_s=ANSWER_S)
         self._calls = EcsCalls(self._aws, settings.ECS_CLUSTER)
         self._installation = ecs_orders.tag_value(str(settings.INSTALLATION))
@@ -82,7 +83,7 @@ class EcsGateways:
         except AwsError as error:
             if arn := _existing(error):
                 # Given before with other settings, by a worker that has been replaced since: it is this attempt's.
-                return GatewayStatus("starting", handle=self._new_handle(arn))
+                return GatewayStatus("starting", handle={"task": arn, "at": int(self._now())})
             if error.may_have_happened:
                 self._unanswered[attempt_id] = time.monotonic()
             else:
@@ -94,7 +95,7 @@ class EcsGateways:
             self._unanswered.pop(attempt_id, None)
         if task is None:
             words = ecs_words.of_failures(failures)
-            return GatewayStatus("failed", detail=words.detail, record=words.record)
+            return GatewayStatus("failed", detail=words.detail, record=words.record, no_room=words.no_room)
         self._tasks.learn(task, attempt=attempt_id)
         return self._look_on(attempt_id, self._new_handle(task.arn), task)
 
@@ -139,6 +140,9 @@ class EcsGateways:
         self._swept = {task.attempt: task.arn for task in tasks if not task.is_ending}
         return sorted(self._swept)
 
+    def mark(self) -> dict[str, str | int]:
+        return {"mark": ecs_orders.mark(), "since": self._since}
+
     def watch(self, stop: threading.Event, changed: Callable[[list[str]], None]) -> None:
         """Hears from ECS_EVENTS_QUEUE what becomes of tasks; without one it returns at once."""
         if settings.ECS_EVENTS_QUEUE:
@@ -147,7 +151,7 @@ class EcsGateways:
     # --- starting -----------------------------------------------------------------------------------------------------
 
     def _new_handle(self, arn: str) -> NewHandle:
-        return {"task": arn, "at": int(self._now())}
+        return {"task": arn, "at": int(self._now()), **self.mark()}
 
     def _look_on(self, attempt_id: str, handle: NewHandle, task: Task | None) -> GatewayStatus:
         """How far a starting gateway has come; what is new of it is in the status's handle."""
@@ -161,7 +165,13 @@ class EcsGateways:
             handle["placed"] = int(self._now())
         if task.address:
             handle["address"] = task.address
-        if task.address and self._has_joined(attempt_id, handle) and task.last_status == "RUNNING":
+        try:
+            has_joined = bool(task.address) and self._has_joined(attempt_id, handle)
+        except GatewayError as error:
+            # Known for good, so not raised: who calls would ask again, and the door would raise its alarm again.
+            detail = "The gateway could not join the VPN."
+            return GatewayStatus("failed", handle=handle, detail=detail, record=error.record)
+        if has_joined and task.last_status == "RUNNING":
             try:
                 probe.answers(task.address, PORT, timeout_s=_PROBE_TIMEOUT_S)
             except (OSError, probe.NotGuacd) as error:
@@ -182,8 +192,7 @@ class EcsGateways:
             )  # fmt: skip
         except GatewayError as error:
             if error.permanent:
-                detail = "The gateway could not join the VPN."
-                raise GatewayError(detail, record=error.record) from error
+                raise
             self._last_words[attempt_id] = str(error)
             return False
         return True
@@ -200,7 +209,7 @@ class EcsGateways:
             words = ecs_words.of_slow_start(task, limit_s, self._last_words.pop(attempt_id, ""))
             return GatewayStatus("failed", handle=handle, detail=words.detail, record=words.record)
         detail = ecs_words.ANOTHER_COMPUTER if waits_for_computer and now - since >= _SAY_SO_AFTER_S else ""
-        return GatewayStatus("starting", handle=handle, detail=detail)
+        return GatewayStatus("starting", handle=handle, detail=detail, no_room=bool(detail))
 
     # --- ready --------------------------------------------------------------------------------------------------------
 

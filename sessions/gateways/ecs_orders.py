@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Any
 
@@ -48,6 +49,17 @@ def order(request: GatewayRequest, *, installation: str) -> dict[str, Any]:
     else:
         arguments["launchType"] = "EC2"
     return arguments
+
+
+def mark() -> str:
+    """A digest of all that a gateway without a rescue is ordered with: another one means that something has changed."""
+    tunnel = (settings.GATEWAY_VPN_REMOTE, settings.VPN_PORT, settings.VPN_PROTOCOL)
+    said = {
+        "order": order(GatewayRequest("", session_id="", machine_address="", machine_port=0), installation=""),
+        "where": (settings.AWS_REGION, settings.ECS_CLUSTER),
+        "network": (settings.ECS_NETWORK, *(tunnel if settings.ECS_NETWORK == "tunnel" else ())),
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def tag_value(text: str) -> str:

@@ -81,6 +81,7 @@ class Words:
 
     detail: str
     record: str
+    no_room: bool = False
 
 
 def of_error(error: AwsError) -> GatewayError:
@@ -101,7 +102,9 @@ def of_failures(failures: Sequence[Mapping[str, Any]]) -> Words:
         for reason in reasons:
             if reason.startswith(beginning):
                 hint = _NO_ROOM_HINT if beginning.startswith("RESOURCE") else ""
-                return Words(words.format(reason=_short(reason, 60)) + hint, _short(record))
+                # Where the computers are not fit, or do not answer, one gateway less helps nobody.
+                no_room = beginning not in ("AGENT", "ATTRIBUTE", "LOCATION")
+                return Words(words.format(reason=_short(reason, 60)) + hint, _short(record), no_room)
     return Words(f"AWS could not place the gateway on a computer ({_short(reasons[0], 60)}).", _short(record))
 
 

@@ -20,6 +20,8 @@ class Start(StrEnum):
     SLOW = "slow"  # `starting`, ready at the second look
     THROTTLED = "throttled"  # an error that is worth another try, nothing runs
     REFUSED = "refused"  # an error for good
+    NO_ROOM = "no_room"  # the same, and one that is gone would help
+    WAITING = "waiting"  # `starting`, and waits for room for ever
     FAILED = "failed"  # the answer is `failed`, as an ECS that answers 200 without a task
     LOST_ANSWER = "lost_answer"  # it runs, but the answer is a time-out
     BROKEN = "broken"  # the driver itself has a bug
@@ -36,6 +38,7 @@ class FakeGateways:
         self.stops_refused = 0  # so many stops fail before one works
         self.looks_refused = 0  # so many descriptions fail
         self.at_step: Callable[[str], None] = lambda step: None  # called before and after each call, with its name
+        self.ordered_with: dict[str, str | int] = {}  # what a handle says of settings
         self._looks: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -59,10 +62,15 @@ class FakeGateways:
             raise KeyError("tasks")
         if plan == Start.FAILED:
             return GatewayStatus("failed", detail="No capacity.")
-        handle: dict[str, str | int] = {"number": len(self.started)}
+        if plan == Start.NO_ROOM:
+            return GatewayStatus("failed", detail="No room.", no_room=True)
+        handle: dict[str, str | int] = {"number": len(self.started), **self.ordered_with}
         ready = GatewayStatus("ready", "127.0.0.1", 40000 + len(self.started), handle)
         self.started.append(attempt_id)
         self.alive[attempt_id] = GatewayStatus("starting", handle=handle) if plan == Start.SLOW else ready
+        if plan == Start.WAITING:
+            self._looks[attempt_id] = -10_000
+            self.alive[attempt_id] = GatewayStatus("starting", handle=handle, no_room=True)
         if plan == Start.LOST_ANSWER:
             raise GatewayError("The call timed out.")
         return self.alive[attempt_id]
@@ -90,6 +98,9 @@ class FakeGateways:
                 raise GatewayError("It does not stop.")
             self.alive.pop(attempt_id, None)
         self.at_step("after stop")
+
+    def mark(self) -> dict[str, str | int]:
+        return self.ordered_with
 
     def running(self) -> list[str]:
         with self._lock:

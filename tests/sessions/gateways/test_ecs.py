@@ -130,7 +130,8 @@ def test_order_that_was_given_with_other_settings_is_taken_over(case: Case, ecs:
     request = new_request()
     first = case.start(request)
     settings.ECS_TASK_DEFINITION = "portafilter-gateway:2"
-    assert replace(case, driver=EcsGateways()).start(request).handle["task"] == first.handle["task"]
+    taken_over = replace(case, driver=EcsGateways()).start(request).handle
+    assert taken_over["task"] == first.handle["task"] and "mark" not in taken_over
     ecs.refused.clear()  # ConflictException is what was wanted
 
 
@@ -142,6 +143,25 @@ def test_failures_in_a_good_answer_are_failures(driver: EcsGateways, ecs: FakeEc
         " A rescue that ends makes room; more computers do, too."
     )
     assert "RESOURCE:ENI" in status.record and "ecs:RunTask" in status.record
+    assert status.no_room
+
+
+def test_mark_changes_with_what_is_ordered_and_where_and_is_in_the_handle(case: Case, settings: Settings) -> None:
+    first = case.driver.mark()
+    request = new_request()
+    status = case.start(request)
+    assert {name: status.handle[name] for name in first} == first
+    case.stop(request, status)
+    marks = [first["mark"], EcsGateways().mark()["mark"]]
+    assert marks[0] == marks[1]
+    for name, value in [
+        ("ECS_TASK_DEFINITION", "portafilter-gateway:2"), ("ECS_SUBNETS", ["subnet-1"]), ("ECS_CLUSTER", "another"),
+        ("ECS_SECURITY_GROUPS", ["sg-1"]), ("ECS_NETWORK", "tunnel"), ("GATEWAY_VPN_REMOTE", "203.0.113.9"),
+        ("ECS_CAPACITY_PROVIDER", "one"),
+    ]:  # fmt: skip
+        setattr(settings, name, value)
+        marks.append(case.driver.mark()["mark"])
+    assert len(set(marks)) == len(marks) - 1, marks
 
 
 def test_answer_with_neither_task_nor_failure_is_a_failure(driver: EcsGateways, ecs: FakeEcs) -> None:
@@ -250,7 +270,7 @@ def test_waiting_for_another_computer_is_said_and_does_not_count(
     clock.at += 200
     status = _look(driver, request.attempt_id, status)
     assert status.state == "starting"
-    assert status.detail.startswith("AWS is starting another computer")
+    assert status.detail.startswith("AWS is starting another computer") and status.no_room
     ecs.make_room(10)
     case = Case(driver, lambda status: None, True)
     until(lambda: "placed" in _look(driver, request.attempt_id, status).handle, what="it has a computer")
@@ -656,9 +676,9 @@ def test_gateway_that_may_never_join_fails(
         raise GatewayError("It has a certificate that is not ours.", permanent=True)
 
     monkeypatch.setattr(door, "join", refuse)
-    with pytest.raises(GatewayError, match="could not join the VPN") as caught:
-        case.start(new_request())
-    assert "not ours" in caught.value.record and not caught.value.permanent
+    failed = case.start(new_request())
+    assert (failed.state, failed.detail) == ("failed", "The gateway could not join the VPN.")
+    assert "not ours" in failed.record
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

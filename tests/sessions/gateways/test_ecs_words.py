@@ -98,6 +98,7 @@ def test_end_of_a_task_is_said_plainly_and_kept_whole(
 )
 def test_lack_of_room_is_said_with_its_reason(reason: str, detail: str) -> None:
     words = ecs_words.of_failures([{"arn": f"{ARN}", "reason": reason, "detail": "no fit"}])
+    assert words.no_room == reason.startswith(("RESOURCE", "Capacity"))
     assert words.detail.startswith(detail)
     assert reason in words.record and "no fit" in words.record and "arn:" not in words.record
 
