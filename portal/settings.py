@@ -53,6 +53,7 @@ try:
     GUACD_PATH = env.text("GUACD_PATH", "/usr/sbin/guacd")
     # How many gateways of each fleet are ready before help is pressed; "auto" goes by the presses (sessions/pool.py).
     GATEWAY_WARM = env.number_or("GATEWAY_WARM", 0, word="auto", maximum=20)
+    GATEWAY_WARM_MAX = env.number("GATEWAY_WARM_MAX", 20, maximum=1000)
     GATEWAY_WARM_HOURS = env.number("GATEWAY_WARM_HOURS", 12, minimum=1, maximum=720)
     # Marks this installation's gateways, so that two installations on one machine or cluster leave each other's alone.
     INSTALLATION = env.text("INSTALLATION", str(STATE_DIR))

@@ -64,8 +64,9 @@ class GatewayPasses:
 
     def __post_init__(self) -> None:
         self._steps = GatewaySteps(
-            self.name, self.now, self.driver_for, has_failed=self._has_failed, is_lost=self._is_lost, says=self._says
-        )
+            self.name, self.now, self.driver_for, has_failed=self._has_failed, is_lost=self._is_lost, says=self._says,
+            needs_room=self._make_room,
+        )  # fmt: skip
 
     def run(self) -> None:
         each(self._requested(), self._want_first, "request a gateway")
@@ -157,6 +158,11 @@ class GatewayPasses:
     def _says(self, gateway: Gateway, detail: str) -> None:
         if gateway.session is not None:
             services.set_notice(gateway.session, detail[:200], now=self.now())
+
+    def _make_room(self, gateway: Gateway) -> None:
+        gone = gateway_rows.make_room(gateway, now=self.now())
+        if gone is not None:
+            logger.warning("Warm gateway %s of %s makes room for session %s.", gone.pk, gone.fleet, gateway.session_id)
 
     def _has_failed(self, gateway: Gateway, failure: Failure) -> None:
         now = self.now()

@@ -140,6 +140,19 @@ def give_up_warm(driver: str, *, now: datetime) -> None:
     warm.update(state=GatewayState.STOPPING, failure="", due_at=now, tries=0)
 
 
+def make_room(gateway: Gateway, *, now: datetime) -> Gateway | None:
+    """Gives up the newest warm one that is ready for another fleet, once for each gateway of a session; which one."""
+    warm = Gateway.objects.filter(session=None, driver=gateway.driver, state=GatewayState.READY)
+    others = list(warm.exclude(fleet=gateway.fleet_id).select_related("fleet").order_by("-ready_at")[:5])
+    if not others:
+        return None
+    with transaction.atomic():
+        if not Gateway.objects.filter(pk=gateway.pk, made_room_at=None).update(made_room_at=now):
+            return None
+        # One that a session has claimed in this moment stays.
+        return next((one for one in others if give_up(one, failure="", now=now)), None)
+
+
 def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:
     """stopping → stopped: the driver has confirmed it. What the keeper left open in the records ends too."""
     with transaction.atomic():

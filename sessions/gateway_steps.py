@@ -44,7 +44,8 @@ class GatewaySteps:
     """The steps of one worker thread, and the little it remembers between them.
 
     `has_failed` is called when a start has come to nothing, while we hold the row's lease, and gives it back; `is_lost`
-    when a ready one is gone; `says` with what a driver tells of one that is starting.
+    when a ready one is gone; `says` with what a driver tells of one that is starting; `needs_room` whenever one does
+    not come for want of room.
     """
 
     name: str
@@ -53,6 +54,7 @@ class GatewaySteps:
     has_failed: Callable[[Gateway, Failure], None]
     is_lost: Callable[[Gateway, Failure], None]
     says: Callable[[Gateway, str], None]
+    needs_room: Callable[[Gateway], None] = lambda gateway: None
     _unknown: dict[UUID, int] = field(default_factory=dict)
 
     def start(self, gateway: Gateway) -> None:
@@ -85,6 +87,8 @@ class GatewaySteps:
             words = f"The gateway driver {gateway.driver} failed: {type(error).__name__}."
             self.has_failed(gateway, Failure(words, words))
             return
+        if status.no_room:
+            self.needs_room(gateway)
         if status.state == "ready":
             if not gateway_rows.set_ready(gateway, owner=self.name, status=status, now=self.now()):
                 self._came_too_late(gateway, driver, status)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sessions.models import Gateway
 from sessions.states import GatewayState
@@ -75,6 +76,49 @@ def start_seconds(seen: Sequence[float], *, unknown: float = 60.0) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a fleet asks for of what all have together."""
+
+    fleet_id: int
+    name: str
+    wished: int
+    presses: int
+
+
+def shares(fleets: Iterable[Share], most: int) -> dict[int, int]:
+    """How many each fleet gets where all together have `most` at most: one each in turn, more presses first."""
+    in_turn = sorted(fleets, key=lambda one: (-one.presses, one.name, one.fleet_id))
+    found = {one.fleet_id: 0 for one in in_turn}
+    left = min(most, sum(one.wished for one in in_turn))
+    while left:
+        for one in in_turn:
+            if left and found[one.fleet_id] < one.wished:
+                found[one.fleet_id] += 1
+                left -= 1
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """With which settings a worker orders gateways, and since when: of two workers the one that began later is right.
+
+    By that alone no two replace what the other starts in turn, whatever settings they have.
+    """
+
+    mark: str
+    since: int
+
+    @classmethod
+    def read(cls, said: Mapping[str, object]) -> Order:
+        """From what a driver or a handle says; one that says nothing is the oldest."""
+        mark, since = said.get("mark", ""), said.get("since", 0)
+        return cls(str(mark), since if isinstance(since, int) else 0)
+
+    def replaces(self, other: Order) -> bool:
+        return bool(self.mark) and self.mark != other.mark and self.since > other.since
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a fleet's pool needs: so many new ones, and which ones go. `replaced` have a successor that is ready."""
 
@@ -83,15 +127,23 @@ class Plan:
     surplus: list[Gateway] = field(default_factory=list)
 
 
-def plan(live: Iterable[Gateway], size: int, *, too_old: datetime) -> Plan:
+def plan(
+    live: Iterable[Gateway],
+    size: int,
+    *,
+    too_old: datetime,
+    outdated: Collection[UUID] = (),
+    order: Order | None = None,
+) -> Plan:
     """From a fleet's warm gateways, wanted, starting or ready, to `size` of them.
 
-    Those that were ready at `too_old` already are replaced, one at a time, and stay until the new one is there.
+    Those that were ready at `too_old` already and the `outdated` are replaced, one at a time, and stay until the new
+    one is there. What a worker with later settings than `order` has begun is not ours to end before it is ready.
     """
     rows = list(live)
     ready = sorted((row for row in rows if row.state == GatewayState.READY), key=_ready_at)
     pending = [row for row in rows if row.state != GatewayState.READY]
-    old = [row for row in ready if _ready_at(row) <= too_old]
+    old = [row for row in ready if _ready_at(row) <= too_old or row.pk in outdated]
     successors = 1 if old and 0 < len(ready) <= size else 0
     too_many = max(0, len(ready) - size)
     replaced = old[:too_many]
@@ -99,10 +151,13 @@ def plan(live: Iterable[Gateway], size: int, *, too_old: datetime) -> Plan:
     pending.sort(key=lambda row: (row.state != GatewayState.WANTED, -row.due_at.timestamp()))
     room = max(0, size - len(ready)) + successors
     spare = pending[: max(0, len(pending) - room)]
+    if order is not None:
+        spare = [row for row in spare if not Order.read(row.handle).replaces(order)]
+    kept = [row for row in ready if row not in replaced]
     return Plan(
         start=max(0, room - len(pending)),
         replaced=replaced,
-        surplus=[*spare, *ready[len(replaced) : too_many]],
+        surplus=[*spare, *kept[: too_many - len(replaced)]],
     )
 
 

@@ -11,6 +11,10 @@ class Pool(models.Model):
     """What the last look at a fleet's warm gateways found; the gateways themselves are rows of Gateway."""
 
     fleet = models.OneToOneField(Fleet, primary_key=True, on_delete=models.CASCADE, related_name="gateway_pool")
+    wished = models.PositiveSmallIntegerField(default=0, db_default=0, help_text="So many it would have alone.")
+    presses = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="So often help was pressed in the last weeks."
+    )
     size = models.PositiveSmallIntegerField(default=0, help_text="So many are to be ready.")
     reason = models.CharField(max_length=300, blank=True, help_text="Why so many.")
     sized_at = models.DateTimeField(null=True, blank=True, help_text="When the presses were counted.")

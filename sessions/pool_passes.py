@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -19,7 +21,7 @@ from django.db import transaction
 from machines.models import Fleet
 from sessions import gateway_rows, pool, pool_rows
 from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
-from sessions.gateways.base import GatewayDriver, get_driver
+from sessions.gateways.base import GatewayDriver, Marking, get_driver
 from sessions.models import Gateway
 from sessions.passes import each
 from sessions.states import LIVE_GATEWAY_STATES, GatewayState
@@ -45,6 +47,7 @@ class PoolPasses:
     _looked_at: datetime | None = None
     _kept_house_at: datetime | None = None
     _has_just_failed: bool = False
+    _is_paused: bool = False
     # Since when something is so that is borne for a while.
     _since: dict[tuple[str, object], datetime] = field(default_factory=dict)
 
@@ -74,6 +77,14 @@ class PoolPasses:
         except Exception:
             return True  # why there is no driver is said where one is needed, and kept with the gateway that failed
 
+    def _order(self) -> pool.Order | None:
+        """With which settings this process orders gateways; None where none matter."""
+        try:
+            driver = self.driver_for(settings.GATEWAY)
+        except Exception:
+            return None
+        return pool.Order.read(driver.mark()) if isinstance(driver, Marking) else None
+
     # --- as many as there should be ----------------------------------------------------------------------------------
 
     def _tend(self, wishes: dict[int, pool_rows.Wish], live: list[Gateway]) -> None:
@@ -88,19 +99,26 @@ class PoolPasses:
                 of_fleet.setdefault(row.fleet_id, []).append(row)
         sizes = {fleet_id: wishes[fleet_id].size if fleet_id in wishes else 0 for fleet_id in of_fleet}
         too_old = now - timedelta(hours=settings.GATEWAY_WARM_HOURS)
-        plans = {pk: pool.plan(of_fleet[pk], sizes[pk], too_old=too_old) for pk in sorted(of_fleet)}
+        order = self._order()
+        outdated = self._outdated(ours, order, now)
+        plan_for = partial(pool.plan, too_old=too_old, outdated=outdated, order=order)
+        plans = {pk: plan_for(of_fleet[pk], sizes[pk]) for pk in sorted(of_fleet)}
         failures = 0
+        self._is_paused = False
         if any(plan.start for plan in plans.values()) or any(row.state == GatewayState.WANTED for row in ours):
             failures = pool_rows.failures_in_a_row(settings.GATEWAY, now=now)
+            self._is_paused = pool_rows.paused_until(settings.GATEWAY, now=now) is not None
         if failures:
             each(self._beyond_one_try(ours), self._let_go, "put off a warm gateway")
         for fleet_id, plan in plans.items():
             has_surplus = self._lasts("surplus", fleet_id, now, if_so=bool(plan.surplus))
-            start = min(plan.start, _at_most(ours, failures))
+            # One more than all fleets may have, for what is replaced: its successor comes first.
+            room = max(0, settings.GATEWAY_WARM_MAX + 1 - len(ours))
+            start = 0 if self._is_paused else min(plan.start, _at_most(ours, failures), room)
             if start or plan.replaced or has_surplus:
                 delay = timedelta(seconds=pool.delay_s(failures) * random.uniform(1, 1.3))
                 ours += self._carry_out(
-                    fleet_id, sizes[fleet_id], start, has_surplus=has_surplus, too_old=too_old, due_at=now + delay
+                    fleet_id, sizes[fleet_id], start, has_surplus=has_surplus, plan_for=plan_for, due_at=now + delay
                 )
             if fleet_id in wishes:
                 ready = sum(row.state == GatewayState.READY for row in of_fleet[fleet_id])
@@ -108,18 +126,31 @@ class PoolPasses:
         self._since = {key: at for key, at in self._since.items() if now - at < timedelta(days=1)}
 
     def _carry_out(
-        self, fleet_id: int, size: int, start: int, *, has_surplus: bool, too_old: datetime, due_at: datetime
+        self,
+        fleet_id: int,
+        size: int,
+        start: int,
+        *,
+        has_surplus: bool,
+        plan_for: Callable[..., pool.Plan],
+        due_at: datetime,
     ) -> list[Gateway]:
         """Counts once more, alone: two workers that count at once would both start what is missing. What is new."""
         with transaction.atomic():
             if Fleet.objects.select_for_update(no_key=True).filter(pk=fleet_id).first() is None:
                 return []
             live = Gateway.objects.filter(fleet=fleet_id, driver=settings.GATEWAY, state__in=LIVE_GATEWAY_STATES)
-            plan = pool.plan(live.filter(session=None), size, too_old=too_old)
+            plan = plan_for(live.filter(session=None), size)
             for row in [*plan.replaced, *(plan.surplus if has_surplus else [])]:
                 gateway_rows.give_up(row, failure="", now=self.now())
             new = range(min(plan.start, start))
             return [gateway_rows.want_warm(fleet_id, driver=settings.GATEWAY, due_at=due_at) for _ in new]
+
+    def _outdated(self, ours: Iterable[Gateway], order: pool.Order | None, now: datetime) -> set[UUID]:
+        """Those that are ready and were ordered with settings that hold no more."""
+        ready = [row for row in ours if row.state == GatewayState.READY] if order is not None else []
+        replaced = {row.pk for row in ready if order is not None and order.replaces(pool.Order.read(row.handle))}
+        return {pk for pk in replaced if self._lasts("order", pk, now)}
 
     def _beyond_one_try(self, ours: Iterable[Gateway]) -> list[Gateway]:
         """Those not begun yet, but for one, and for none where one is on its way: it shows whether it is worth it."""
@@ -152,7 +183,7 @@ class PoolPasses:
     # --- what a step came to -----------------------------------------------------------------------------------------
 
     def _start(self, gateway: Gateway) -> None:
-        if gateway.state == GatewayState.WANTED and self._has_just_failed:
+        if gateway.state == GatewayState.WANTED and (self._has_just_failed or self._is_paused):
             return  # the next pass says when
         deadline = timedelta(seconds=settings.GATEWAY_DEADLINE_S)
         if gateway.state == GatewayState.STARTING and self.now() - gateway.wanted_at >= deadline:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, Max, OuterRef, Q
 from django.utils import timezone
 
 from machines.models import Fleet, Machine
@@ -25,6 +25,10 @@ _STARTS_SEEN = 100
 # More failures in a row make the delay no longer.
 _FAILURES_SEEN = 30
 KEPT = timedelta(days=7)
+# After a warm one made room for a rescue none is started for so long: else it would take that room at once.
+PAUSE = timedelta(minutes=2)
+_SETTING = "GATEWAY_WARM says so."
+_OWN = "This fleet's own number."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,41 +48,62 @@ def wishes(*, driver: str, can_be_warm: Callable[[], bool], now: datetime) -> li
     if setting == 0:
         has_row = Q(gateway_pool__size__gt=0) | Q(gateway_pool__short_since__isnull=False)
         fleets = fleets.filter(Q(warm_gateways__gt=0) | has_row)
-    by_presses, found = [], []
+    found: list[tuple[Fleet, int | None, str]] = []
     for fleet in fleets:
         number = setting if fleet.warm_gateways is None else fleet.warm_gateways
         if number == 0:
-            found.append(_note(fleet, 0, "None are kept ready here."))
+            found.append((fleet, 0, "None are kept ready here."))
         elif not fleet.can_press:
-            found.append(_note(fleet, 0, "No machine of this fleet can press help: none is active."))
+            found.append((fleet, 0, "No machine of this fleet can press help: none is active."))
         elif not can_be_warm():
-            found.append(_note(fleet, 0, f"GATEWAY={driver} needs none: what it has is always there."))
+            found.append((fleet, 0, f"GATEWAY={driver} needs none: what it has is always there."))
         elif isinstance(number, int):
-            whose = "GATEWAY_WARM says so" if fleet.warm_gateways is None else "This fleet's own number"
-            found.append(_note(fleet, number, f"{whose}."))
+            found.append((fleet, number, _SETTING if fleet.warm_gateways is None else _OWN))
         else:
-            by_presses.append(fleet)
-    return [*found, *_by_presses(by_presses, driver=driver, now=now)]
-
-
-def _by_presses(fleets: Sequence[Fleet], *, driver: str, now: datetime) -> list[Wish]:
-    due = [fleet for fleet in fleets if not _is_sized(fleet, now)]
-    if due:
-        start_s = start_seconds(driver)
-        presses = _presses(due, now=now)
-        for fleet in due:
-            sizing = pool.auto(presses[fleet.pk], start_s=start_s)
-            _note(fleet, sizing.size, str(sizing), sized_at=now)
-        # Another worker may have been faster: its number holds for all.
-        rows = Pool.objects.in_bulk([fleet.pk for fleet in fleets])
+            found.append((fleet, None, ""))
+    if _count(found, driver=driver, now=now):
+        # Another worker may have been faster: its numbers hold for all.
+        rows = Pool.objects.in_bulk([fleet.pk for fleet, _, _ in found])
     else:
-        rows = {fleet.pk: fleet.gateway_pool for fleet in fleets}
-    return [Wish(pk, row.size, row.short_since) for pk, row in rows.items()]
+        rows = {fleet.pk: fleet.gateway_pool for fleet, _, _ in found}
+    return _share([(fleet, rows[fleet.pk]) for fleet, _, _ in found if fleet.pk in rows])
 
 
-def _is_sized(fleet: Fleet, now: datetime) -> bool:
+def _count(found: Sequence[tuple[Fleet, int | None, str]], *, driver: str, now: datetime) -> bool:
+    """Notes what each fleet would have alone, and how often it pressed; whether any of that is news."""
+    due = {fleet.pk: fleet for fleet, number, _ in found if number != 0 and not _is_sized(fleet, now, number)}
+    presses, start_s = (_presses(due.values(), now=now), start_seconds(driver)) if due else ({}, 0.0)
+    is_news = False
+    for fleet, number, reason in found:
+        if fleet.pk in due:
+            at = presses.get(fleet.pk, [])
+            if number is None:
+                sizing = pool.auto(at, start_s=start_s)
+                number, reason = sizing.size, str(sizing)
+            is_news |= _note(fleet, wished=number, reason=reason, presses=len(at), sized_at=now)
+        elif number == 0:
+            is_news |= _note(fleet, wished=0, reason=reason, presses=0, sized_at=None)
+        elif number is not None:
+            row: Pool = fleet.gateway_pool
+            is_news |= _note(fleet, wished=number, reason=reason, presses=row.presses, sized_at=row.sized_at)
+    return is_news
+
+
+def _share(found: Sequence[tuple[Fleet, Pool]]) -> list[Wish]:
+    """What each fleet gets of GATEWAY_WARM_MAX, for the admin and for the other workers, too."""
+    asked = [pool.Share(fleet.pk, fleet.name, row.wished, row.presses) for fleet, row in found]
+    sizes = pool.shares(asked, settings.GATEWAY_WARM_MAX)
+    for fleet, row in found:
+        if row.size != sizes[fleet.pk]:
+            Pool.objects.filter(pk=fleet.pk).update(size=sizes[fleet.pk])
+    return [Wish(fleet.pk, sizes[fleet.pk], row.short_since) for fleet, row in found]
+
+
+def _is_sized(fleet: Fleet, now: datetime, number: int | None) -> bool:
     row: Pool | None = getattr(fleet, "gateway_pool", None)
-    return row is not None and row.sized_at is not None and now - row.sized_at < SIZED_EVERY
+    if row is None or row.sized_at is None or (number is None and row.reason in (_SETTING, _OWN)):
+        return False
+    return now - row.sized_at < SIZED_EVERY
 
 
 def _presses(fleets: Iterable[Fleet], *, now: datetime) -> defaultdict[int, list[float]]:
@@ -90,15 +115,16 @@ def _presses(fleets: Iterable[Fleet], *, now: datetime) -> defaultdict[int, list
     return found
 
 
-def _note(fleet: Fleet, size: int, reason: str, *, sized_at: datetime | None = None) -> Wish:
-    """Writes it down if it is news, for the admin and for the other workers."""
-    values = {"size": size, "reason": reason, "sized_at": sized_at}
+def _note(fleet: Fleet, **values: object) -> bool:
+    """Writes down what is news, for the admin and for the other workers; whether it was."""
     row: Pool | None = getattr(fleet, "gateway_pool", None)
     if row is None:
-        row, _ = Pool.objects.get_or_create(fleet=fleet, defaults=values)
-    if (row.size, row.reason, row.sized_at) != (size, reason, sized_at):
-        Pool.objects.filter(pk=fleet.pk, sized_at=row.sized_at).update(**values)
-    return Wish(fleet.pk, size, row.short_since)
+        Pool.objects.get_or_create(fleet=fleet, defaults=values)
+        return True
+    if all(getattr(row, name) == value for name, value in values.items()):
+        return False
+    Pool.objects.filter(pk=fleet.pk, sized_at=row.sized_at).update(**values)
+    return True
 
 
 def set_short(fleet_id: int, since: datetime | None) -> None:
@@ -126,12 +152,25 @@ def failures_in_a_row(driver: str, *, now: datetime) -> int:
     return pool.failures_in_a_row(tried.order_by("-wanted_at")[:_FAILURES_SEEN], now=now)
 
 
+def paused_until(driver: str, *, now: datetime) -> datetime | None:
+    """When warm gateways may be started again; None: now. A rescue waits for minutes at most, hence the hour."""
+    rows = Gateway.objects.filter(born_warm=False, driver=driver, wanted_at__gt=now - timedelta(hours=1))
+    last = rows.filter(made_room_at__gt=now - PAUSE).aggregate(last=Max("made_room_at"))["last"]
+    return None if last is None else last + PAUSE
+
+
 def standing(row: Pool) -> str:
     """What there is of a fleet's warm gateways now, and why there are fewer than wanted, for the admin."""
     warm = Gateway.objects.filter(fleet=row.pk, session=None).select_related(None)
     states = Counter(warm.exclude(state=GatewayState.STOPPED).values_list("state", flat=True))
     ready, pending = states[GatewayState.READY], states[GatewayState.WANTED] + states[GatewayState.STARTING]
     said = [f"{ready} ready, {pending} starting, {states[GatewayState.STOPPING]} stopping."]
+    if row.size < row.wished:
+        most = f"all fleets together have {settings.GATEWAY_WARM_MAX} at most (GATEWAY_WARM_MAX)"
+        said.append(f"It would have {row.wished}, but {most}, and those with more presses come first.")
+    until = paused_until(settings.GATEWAY, now=timezone.now()) if ready < row.size else None
+    if until is not None:
+        said.append(f"A rescue needed the room: none is started before {timezone.localtime(until):%H:%M:%S}.")
     failed = Gateway.objects.filter(born_warm=True, driver=settings.GATEWAY).exclude(failure="")
     last = failed.order_by("-wanted_at").first() if ready < row.size else None
     if last is not None and row.short_since is not None:

@@ -148,6 +148,34 @@ def test_every_pool_comes_to_as_many_young_ones_as_wanted(kinds: list[str], size
     assert len(live) == size and all(row.ready_at and row.ready_at > OLD for row in live)
 
 
+def share(name: str, wished: int, presses: int = 0) -> pool.Share:
+    return pool.Share(ord(name), name, wished, presses)
+
+
+def test_what_all_fleets_may_have_is_given_in_turn_to_those_with_more_presses_first() -> None:
+    def found(*asked: pool.Share, most: int) -> str:
+        sizes = pool.shares(asked, most)
+        return " ".join(f"{one.name}{sizes[one.fleet_id]}" for one in asked)
+
+    assert found(share("a", 2), share("b", 3), most=5) == "a2 b3"
+    assert found(share("a", 1), share("b", 1), share("c", 1, presses=1), most=2) == "a1 b0 c1"
+    assert found(share("a", 20, presses=900), share("b", 1), share("c", 5, presses=1), most=6) == "a3 b1 c2"
+    assert found(share("a", 2), share("b", 0), most=0) == "a0 b0"
+    assert pool.shares([], 9) == {}
+
+
+def test_of_two_workers_with_different_settings_the_later_one_replaces_and_the_other_does_not() -> None:
+    early, late = pool.Order("o", 100), pool.Order("n", 200)
+    assert late.replaces(early) and not early.replaces(late)
+    assert late.replaces(pool.Order.read({})), "one from before gateways were marked"
+    assert not pool.Order("o", 300).replaces(early), "the same settings"
+    assert not pool.Order.read({}).replaces(early)
+    begun = pending()
+    begun.handle = {"mark": "n", "since": 200}
+    assert pool.plan([ready(), begun], 1, too_old=OLD, order=early) == pool.Plan()
+    assert pool.plan([ready(), begun], 1, too_old=OLD, order=pool.Order("x", 300)).surplus == [begun]
+
+
 def outcome(kind: str) -> Gateway:
     row = Gateway(state=GatewayState.STOPPED, wanted_at=NOON)
     match kind:

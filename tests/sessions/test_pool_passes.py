@@ -360,6 +360,99 @@ def test_time_to_start_is_measured(house: House) -> None:
     assert pool_rows.start_seconds("another") == 60
 
 
+# --- how many all fleets have together --------------------------------------------------------------------------------
+
+
+def test_all_fleets_together_have_so_many_at_most_and_those_with_more_presses_first(
+    house: House, settings: Settings
+) -> None:
+    settings.GATEWAY_WARM_MAX = 2
+    for name in ("Anton", "Berta", "Zeppelin"):
+        machine(f"{name}1", of=name)
+    services.cancel(press("Zeppelin1", of="Zeppelin", now=house.clock()), now=house.clock())
+    house.stoke(4)
+    sizes = {row.fleet.name: row.size for row in Pool.objects.select_related("fleet")}
+    assert sizes == {"Anton": 1, "Berta": 0, "North": 0, "Zeppelin": 1}
+    assert len(house.driver.started) == 2 and house.warm(of="Anton") and house.warm(of="Zeppelin")
+    said = pool_rows.standing(Pool.objects.get(fleet__name="Berta"))
+    assert "It would have 1, but all fleets together have 2 at most (GATEWAY_WARM_MAX)" in said
+    settings.GATEWAY_WARM_MAX = 0
+    house.stoke(5, every_s=10)
+    assert house.driver.alive == {}
+
+
+def test_with_all_old_one_alone_is_replaced_at_a_time(house: House, settings: Settings) -> None:
+    settings.GATEWAY_WARM_MAX = 3
+    for name in ("Anton", "Berta"):
+        machine(f"{name}1", of=name)
+    house.stoke()
+    old = set(house.driver.alive)
+    house.clock.tick(settings.GATEWAY_WARM_HOURS * 3600)
+    for _ in range(12):
+        house.stoke(1)
+        assert len(house.driver.alive) <= 4
+    assert len(house.driver.alive) == 3 and not old & set(house.driver.alive)
+
+
+@pytest.mark.parametrize("how", [Start.NO_ROOM, Start.WAITING])
+def test_rescue_that_finds_no_room_gets_that_of_anothers_newest_and_none_is_refilled_at_once(
+    house: House, how: Start
+) -> None:
+    for name in ("South", "West"):
+        machine(f"{name}1", of=name)
+    Fleet.objects.filter(name="North").update(warm_gateways=0)
+    Fleet.objects.filter(name="South").update(warm_gateways=2)
+    house.stoke()
+    Gateway.objects.filter(fleet=fleet("West")).update(ready_at=house.clock() + timedelta(seconds=1))
+    kept = set(house.warm(of="South"))
+    house.driver.starts.append(how)
+    session = house.press()
+    house.work(5)
+    assert house.warm(of="West") == [] and set(house.warm(of="South")) == kept, "one, the newest"
+    assert session.gateways.get(attempt=1).made_room_at is not None
+    assert "A rescue needed the room" in pool_rows.standing(Pool.objects.get(fleet__name="West"))
+    services.cancel(fresh(session), now=house.clock())
+    house.stoke(3, every_s=30)
+    assert house.warm(of="West") == []
+    house.stoke(3, every_s=30)
+    assert len(house.warm(of="West")) == 1
+
+
+# --- settings that changed --------------------------------------------------------------------------------------------
+
+
+def test_those_ordered_with_earlier_settings_are_replaced_the_new_one_first(house: House) -> None:
+    house.driver.ordered_with = {"mark": "old", "since": 100}
+    Fleet.objects.update(warm_gateways=2)
+    house.stoke()
+    old = set(house.driver.alive)
+    house.driver.ordered_with = {"mark": "new", "since": 200}
+    house.stoke(5, every_s=5)
+    assert set(house.driver.alive) == old, "not at once"
+    for _ in range(20):
+        house.stoke(1, every_s=5)
+        assert len(house.warm()) >= 2
+    assert len(house.driver.alive) == 2 and not old & set(house.driver.alive)
+
+
+def test_workers_with_old_and_new_settings_come_to_rest_side_by_side(house: House) -> None:
+    early, late = FakeGateways(), house.driver
+    late.alive, late.started = early.alive, early.started  # one cluster
+    early.ordered_with, late.ordered_with = {"mark": "old", "since": 100}, {"mark": "new", "since": 200}
+    other = Stoker("other", now=house.clock, driver_for=lambda _: early)
+    Fleet.objects.update(warm_gateways=2)
+    for _ in range(40):
+        other.run_pass()
+        house.stoke(1, every_s=4)
+    assert {row.handle["mark"] for row in house.warm()} == {"new"} and len(house.driver.alive) == 2
+    assert len(early.started) <= 6
+    at_rest = len(early.started)
+    for _ in range(30):
+        other.run_pass()
+        house.stoke(1, every_s=10)
+    assert len(early.started) == at_rest
+
+
 # --- when they do not start -------------------------------------------------------------------------------------------
 
 
@@ -393,7 +486,7 @@ def test_those_that_die_each_minute_are_not_all_replaced_each_minute(house: Hous
         if seconds % 75 == 0:
             house.driver.die()
     assert len(house.driver.started) < 30, "half an hour of dying"
-    house.stoke(32, every_s=25)
+    house.stoke(44, every_s=25)
     assert len(house.warm()) == 8, "as soon as one has lasted, all come"
 
 
