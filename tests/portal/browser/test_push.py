@@ -320,6 +320,7 @@ def test_device_that_was_removed_or_given_up_asks_anew(phone_of: Phones, how: st
     button = "Get messages on this device" if how == "removed" else "Get messages again"
     alice.page.get_by_role("button", name=button).click()
     expect(alice.page.locator("[data-here]")).to_contain_text("This device gets your messages")
+    until(alice.page, lambda: PushDevice.objects.count() == 1)  # the old one goes after the new one has come
     renewed = PushDevice.objects.get()
     assert renewed.endpoint_sha256 != device.endpoint_sha256
     assert (renewed.name, renewed.disabled_at) == (device.name, None)
