@@ -7,7 +7,8 @@
         assert ecs.alive() == [] and ecs.refused == []
 
 `python -m tests.fakes.ecs` runs it in a process of its own, for trying things by hand. Not as AWS: there is one
-cluster with one task definition of one container, one computer, and no permissions but those a test takes away.
+cluster with one task definition of one container (of two with `tunnel=True`, where a real join.py runs beside guacd),
+one computer, and no permissions but those a test takes away.
 """
 
 from tests.fakes.ecs.plans import FOR_EVER, Answer, Life

@@ -1,4 +1,4 @@
-"""`python -m tests.fakes.ecs [--port N] [--pace-s S]`: prints the environment that leads to it, and serves."""
+"""`python -m tests.fakes.ecs [--port N] [--pace-s S] [--tunnel]`: prints what leads to it, and serves."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fakes.ecs")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--pace-s", type=float, default=0.02, help="how long a task is in each state on its way")
+    parser.add_argument("--tunnel", action="store_true", help="tasks join the VPN themselves, as far as a fake can")
     options = parser.parse_args()
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    with FakeEcs(port=options.port, pace_s=options.pace_s) as ecs:
+    with FakeEcs(port=options.port, pace_s=options.pace_s, tunnel=options.tunnel) as ecs:
         for name, value in {**ecs.surroundings, **ecs.settings, "ECS_EVENTS_QUEUE": ecs.queue_url}.items():
             print(f"{name}={value}")
         print("Ready; Ctrl-C ends it.", flush=True)

@@ -33,8 +33,10 @@ _TASK_ID = re.compile(r"[0-9a-f]{32}")
 class Calls:
     """One cluster in one region; `life_of` says what becomes of the task that a `startedBy` starts."""
 
-    def __init__(self, engine: Engine, *, region: str, life_of: Callable[[str], Life]) -> None:
-        self.engine, self.region, self.life_of = engine, region, life_of
+    def __init__(
+        self, engine: Engine, *, region: str, life_of: Callable[[str], Life], containers: tuple[str, ...] = ("guacd",)
+    ) -> None:
+        self.engine, self.region, self.life_of, self.containers = engine, region, life_of, containers
         self.lag_s = 0.0
         self.page_size = 100
         self._tokens: dict[str, tuple[dict[str, Any], str]] = {}
@@ -159,7 +161,8 @@ class Calls:
 
     def describe_task_definition(self, arguments: dict[str, Any]) -> dict[str, Any]:
         revision = _check_task_definition(arguments["taskDefinition"], missing="Unable to describe task definition.")
-        container = {"name": "guacd", "essential": True, "portMappings": [{"containerPort": 4822, "protocol": "tcp"}]}
+        containers = [{"name": name, "essential": True} for name in self.containers]
+        containers[0]["portMappings"] = [{"containerPort": 4822, "protocol": "tcp"}]
         definition = {
             "taskDefinitionArn": self._definition_arn(revision),
             "family": FAMILY,
@@ -167,7 +170,7 @@ class Calls:
             "status": "ACTIVE",
             "networkMode": "awsvpc",
             "requiresCompatibilities": ["EC2"],
-            "containerDefinitions": [container],
+            "containerDefinitions": containers,
         }
         return {"taskDefinition": definition}
 
@@ -216,7 +219,8 @@ class Calls:
         _check_tags(arguments.get("tags", []))
         for override in arguments.get("overrides", {}).get("containerOverrides", []):
             _expect(
-                override.get("name") == "guacd", f"Override for container named {override.get('name')} is not valid"
+                override.get("name") in self.containers,
+                f"Override for container named {override.get('name')} is not valid",
             )
 
     def _new_task(self, arguments: dict[str, Any], revision: int) -> Task:
@@ -230,14 +234,17 @@ class Calls:
             "status": "PRECREATED",
             "details": [{"name": "subnetId", "value": subnet}],
         }
-        container = {
-            "containerArn": f"{arn.replace(':task/', ':container/')}/{secrets.token_hex(16)}",
-            "taskArn": arn,
-            "name": "guacd",
-            "lastStatus": "PENDING",
-            "healthStatus": "UNKNOWN",
-            "networkInterfaces": [],
-        }
+        containers = [
+            {
+                "containerArn": f"{arn.replace(':task/', ':container/')}/{secrets.token_hex(16)}",
+                "taskArn": arn,
+                "name": container,
+                "lastStatus": "PENDING",
+                "healthStatus": "UNKNOWN",
+                "networkInterfaces": [],
+            }
+            for container in self.containers
+        ]
         shape: dict[str, Any] = {
             "taskArn": arn,
             "clusterArn": self.cluster_arn,
@@ -250,7 +257,7 @@ class Calls:
             "memory": "512",
             "createdAt": datetime.now(UTC),
             "attachments": [interface],
-            "containers": [container],
+            "containers": containers,
             "overrides": arguments.get("overrides", {}),
             "healthStatus": "UNKNOWN",
             "version": 0,

@@ -61,11 +61,12 @@ class Guacd:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def kill(self) -> None:
-        """Returns when it is gone, and for root whatever it had started."""
+    def kill(self) -> int:
+        """Returns when it is gone, and for root whatever it had started, with the code that its container ends with."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        code = self.process.wait()
+        return code if code >= 0 else 128 - code
 
 
 def _account() -> pwd.struct_passwd:

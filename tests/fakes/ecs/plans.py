@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 FOR_EVER = math.inf
 
@@ -38,4 +39,6 @@ class Life:
     stopping_s: float | None = None
     failure: str = ""  # it never runs: TaskFailedToStart with this reason, after PENDING
     lag_s: float | None = None  # how long DescribeTasks and ListTasks do not show what became of it
+    joins_s: float = 0.0  # in a task with a tunnel: from the profile until its openvpn is in the VPN
+    guacd_after: Literal["HEALTHY", "START"] = "HEALTHY"  # what guacd waits for there, as its `dependsOn` says
     stops_refused: int = 0  # so many StopTasks fail with 500 before one works

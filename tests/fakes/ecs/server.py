@@ -21,11 +21,13 @@ from tests.fakes.ecs.faults import DONE_FIRST, FAULTS, denied, fault_of
 from tests.fakes.ecs.plans import Answer, Life
 from tests.fakes.ecs.queue import Queue
 from tests.fakes.ecs.tasks import Engine, Task
+from tests.fakes.ecs.tunnel import Tunnel
 from tests.fakes.ecs.wire import AwsFault
 
 _PREFIXES = {"AmazonEC2ContainerServiceV20141113.": "ecs", "AmazonSQS.": "sqs"}
 _KEY, _SECRET = "AKIAFAKEFAKEFAKEFAKE", "fake-secret"
 _LATE_S = 30.0
+_CONTAINERS = {False: ("guacd",), True: ("guacd", "openvpn")}
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,16 @@ class _Wish:
 
 
 class FakeEcs:
-    """ECS and its queue of events at `url`; use it as a context manager, and everything ends with it."""
+    """ECS and its queue of events at `url`; use it as a context manager, and everything ends with it.
 
-    def __init__(self, *, port: int = 0, region: str = "eu-west-1", pace_s: float = 0.02) -> None:
-        self.region = region
+    `tunnel`: its tasks join the VPN themselves, by a real join.py beside each guacd.
+    """
+
+    def __init__(self, *, port: int = 0, region: str = "eu-west-1", pace_s: float = 0.02, tunnel: bool = False) -> None:
+        self.region, self.tunnel = region, tunnel
         self.queue = Queue(account=ecs_calls.ACCOUNT, region=region)
         self.engine = Engine(pace_s=pace_s, on_change=self.queue.task_changed)
-        self.api = Calls(self.engine, region=region, life_of=self._life_of)
+        self.api = Calls(self.engine, region=region, life_of=self._life_of, containers=_CONTAINERS[tunnel])
         self.secrets = {_KEY: _SECRET}  # who may call: access key → secret
         self.calls: list[Call] = []
         self.refused: list[str] = []  # what a client did wrong, which a right one never does
@@ -81,7 +86,7 @@ class FakeEcs:
         self.stop()
 
     def stop(self) -> None:
-        """Is no longer there, and neither is any guacd."""
+        """Is no longer there, and neither is what ran in its tasks."""
         self._over.set()
         self._door.set()
         self.queue.close()
@@ -121,7 +126,7 @@ class FakeEcs:
             "ECS_TASK_DEFINITION": ecs_calls.FAMILY,
             "ECS_SUBNETS": ",".join(ecs_calls.SUBNETS),
             "ECS_SECURITY_GROUPS": ",".join(ecs_calls.SECURITY_GROUPS),
-            "ECS_NETWORK": "routed",
+            "ECS_NETWORK": "tunnel" if self.tunnel else "routed",
         }
 
     # --- what is to go wrong -----------------------------------------------------------------------------------------
@@ -190,9 +195,35 @@ class FakeEcs:
     def kill_guacd(self, address: str) -> None:
         """As a crash of guacd would."""
         with self.engine.lock:
-            (task,) = [one for one in self.engine.tasks.values() if one.address == address]
+            task = self._at(address)
             assert task.guacd is not None, f"the task at {address} runs no guacd"
             task.guacd.kill()
+
+    def kill_tunnel(self, address: str) -> None:
+        """As a crash of join.py would."""
+        with self.engine.lock:
+            task = self._at(address)
+            assert task.tunnel is not None, f"the task at {address} runs no join.py"
+            task.tunnel.kill()
+
+    def join(self, address: str) -> None:
+        """The task at this address is in the VPN now, however long that was to take."""
+        with self.engine.lock:
+            task = self._at(address)
+            assert task.tunnel is not None, f"the task at {address} runs no join.py"
+            task.tunnel.join()
+
+    def usurp(self, address: str) -> None:
+        """From now on somebody else answers at the door of the task at this address, with a key of their own."""
+        with self.engine.lock:
+            task = self._at(address)
+            assert task.tunnel is not None, f"the task at {address} runs no join.py"
+            task.tunnel.kill()
+            task.tunnel = Tunnel(task.address, task.arn, joins_s=task.life.joins_s)
+
+    def _at(self, address: str) -> Task:
+        (task,) = [one for one in self.engine.tasks.values() if one.address == address]
+        return task
 
     # --- what has become of it ---------------------------------------------------------------------------------------
 

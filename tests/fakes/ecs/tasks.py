@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from tests.fakes.ecs.guacd import Addresses, Guacd
 from tests.fakes.ecs.plans import Life
+from tests.fakes.ecs.tunnel import Tunnel
 
 # How often it is looked whether a guacd has ended by itself.
 _LOOK_S = 0.05
@@ -23,13 +24,17 @@ _LOOK_S = 0.05
 
 @dataclass
 class Task:
-    """A task as AWS describes it, what it was like at each moment, and its guacd."""
+    """A task as AWS describes it, what it was like at each moment, and what runs in it.
+
+    Its first container is guacd's; one with a tunnel has another one.
+    """
 
     shape: dict[str, Any]
     life: Life
     tags: list[dict[str, str]]
     history: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     guacd: Guacd | None = None
+    tunnel: Tunnel | None = None
     address: str = ""
     stops_refused: int = 0
 
@@ -40,6 +45,24 @@ class Task:
     @property
     def status(self) -> str:
         return str(self.shape["lastStatus"])
+
+    def kill(self) -> None:
+        """Whatever runs in it, at once."""
+        for program in (self.guacd, self.tunnel):
+            if program is not None:
+                program.kill()
+
+    def is_alive(self) -> bool:
+        """Whether anything runs in it."""
+        return any(program is not None and program.is_alive() for program in (self.guacd, self.tunnel))
+
+    def container(self, name: str) -> dict[str, Any]:
+        (found,) = [one for one in self.shape["containers"] if one["name"] == name]
+        return cast("dict[str, Any]", found)
+
+    @property
+    def has_tunnel(self) -> bool:
+        return len(self.shape["containers"]) > 1
 
     def as_of(self, at: float) -> dict[str, Any] | None:
         """What it was like then; None when it was not yet there."""
@@ -57,7 +80,7 @@ class Engine:
         self.capacity = 1000  # so many tasks have room at once
         self.scaling: list[Task] = []  # those that wait for another computer
         self._addresses = Addresses()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._number = itertools.count()
         self._changed = threading.Condition(self.lock)
         self._is_over = False
@@ -65,7 +88,7 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends every guacd."""
+        """Ends all that runs in tasks."""
         with self.lock:
             self._is_over = True
             self._changed.notify_all()
@@ -109,8 +132,7 @@ class Engine:
 
     def remove(self, task: Task) -> None:
         """It was never there; what was to become of it does not."""
-        if task.guacd is not None:
-            task.guacd.kill()
+        task.kill()
         task.shape |= {"desiredStatus": "STOPPED", "lastStatus": "STOPPED"}
         if task in self.scaling:
             self.scaling.remove(task)
@@ -135,21 +157,41 @@ class Engine:
         interface["status"] = "ATTACHED"
         interface["details"] += [{"name": name, "value": value} for name, value in eni.items()]
         network = {"attachmentId": interface["id"], "privateIpv4Address": task.address}
-        task.shape["containers"][0] |= {"networkInterfaces": [network], "lastStatus": "PENDING"}
+        for container in task.shape["containers"]:
+            container |= {"networkInterfaces": [network], "lastStatus": "PENDING"}
         instance = f"{task.shape['clusterArn'].replace(':cluster/', ':container-instance/')}/{'c1' * 16}"
         self._change(
             task, lastStatus="PENDING", containerInstanceArn=instance, connectivity="CONNECTED", connectivityAt=_now()
         )
-        self._after(self._pace(task.life.pending_s), lambda: self._running(task))
+        self._after(self._pace(task.life.pending_s), lambda: self._starting(task))
 
-    def _running(self, task: Task) -> None:
+    def _starting(self, task: Task) -> None:
+        """Its containers, in the order of their `dependsOn`."""
         if task.shape["desiredStatus"] == "STOPPED":
             return
         if task.life.failure:
             self.stop(task, code="TaskFailedToStart", reason=task.life.failure)
             return
+        if task.has_tunnel:
+            task.tunnel = Tunnel(task.address, task.arn, joins_s=task.life.joins_s)
+            self._change_container(task, "openvpn", lastStatus="RUNNING", runtimeId=secrets.token_hex(32))
+            self._wait_for_health(task)
+        if not task.has_tunnel or task.life.guacd_after == "START":
+            self._running(task)
+
+    def _wait_for_health(self, task: Task) -> None:
+        if task.shape["desiredStatus"] == "STOPPED" or task.tunnel is None:
+            return
+        if not task.tunnel.is_healthy():
+            self._after(_LOOK_S, lambda: self._wait_for_health(task))
+            return
+        self._change_container(task, "openvpn", healthStatus="HEALTHY")
+        if task.guacd is None:
+            self._running(task)
+
+    def _running(self, task: Task) -> None:
         task.guacd = Guacd(task.address, task.arn)
-        task.shape["containers"][0] |= {"lastStatus": "RUNNING", "runtimeId": secrets.token_hex(32)}
+        task.container("guacd").update(lastStatus="RUNNING", runtimeId=secrets.token_hex(32))
         self._change(task, lastStatus="RUNNING", startedAt=_now())
         if task.life.runs_s != math.inf:
             self._after(task.life.runs_s, task.guacd.kill)
@@ -157,7 +199,7 @@ class Engine:
     def _stopping(self, task: Task) -> None:
         if task.status in ("STOPPING", "DEPROVISIONING", "STOPPED"):
             return
-        if task.guacd is not None or task.life.stopping_s is not None:
+        if task.guacd is not None or task.tunnel is not None or task.life.stopping_s is not None:
             self._change(task, lastStatus="STOPPING")
             self._after(self._pace(task.life.stopping_s), lambda: self._deprovisioning(task))
         else:
@@ -169,8 +211,11 @@ class Engine:
         if task.guacd is not None:
             task.guacd.kill()
             code = 137 if task.shape["stopCode"] == "UserInitiated" else 1
-            task.shape["containers"][0] |= {"exitCode": code}
-        task.shape["containers"][0]["lastStatus"] = "STOPPED"
+            task.container("guacd")["exitCode"] = code
+        if task.tunnel is not None:
+            task.container("openvpn")["exitCode"] = task.tunnel.kill()
+        for container in task.shape["containers"]:
+            container["lastStatus"] = "STOPPED"
         self._change(task, lastStatus="DEPROVISIONING", executionStoppedAt=_now())
         self._after(self.pace_s, lambda: self._stopped(task))
 
@@ -181,6 +226,10 @@ class Engine:
             interface["status"] = "DELETED"
         self._change(task, lastStatus="STOPPED", stoppedAt=_now())
         self.make_room(self.capacity)
+
+    def _change_container(self, task: Task, name: str, **values: Any) -> None:
+        task.container(name).update(values)
+        self._change(task)
 
     def _change(self, task: Task, **values: Any) -> None:
         task.shape |= values
@@ -194,7 +243,7 @@ class Engine:
     def _pace(self, wanted: float | None) -> float:
         return self.pace_s if wanted is None else wanted
 
-    def _after(self, delay_s: float, do: Callable[[], None]) -> None:
+    def _after(self, delay_s: float, do: Callable[[], object]) -> None:
         if delay_s != math.inf:
             heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._number), do))
             self._changed.notify_all()
@@ -209,12 +258,15 @@ class Engine:
                 next_at = self._due[0][0] if self._due else math.inf
                 self._changed.wait(max(0, min(_LOOK_S, next_at - time.monotonic())))
             for task in self.tasks.values():
-                if task.guacd is not None:
-                    task.guacd.kill()
+                task.kill()
 
     def _bury(self) -> None:
         for task in self.tasks.values():
-            if task.status == "RUNNING" and task.guacd is not None and not task.guacd.is_alive():
+            programs = {"guacd": task.guacd, "openvpn": task.tunnel} if task.status in ("PENDING", "RUNNING") else {}
+            dead = {name: one for name, one in programs.items() if one is not None and not one.is_alive()}
+            for name, program in dead.items():
+                task.container(name).update(lastStatus="STOPPED", exitCode=program.kill())
+            if dead:
                 self.stop(task, code="EssentialContainerExited", reason="Essential container in task exited")
 
 
