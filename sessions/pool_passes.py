@@ -108,7 +108,11 @@ class PoolPasses:
         if any(plan.start for plan in plans.values()) or any(row.state == GatewayState.WANTED for row in ours):
             failures = pool_rows.failures_in_a_row(settings.GATEWAY, now=now)
             self._is_paused = pool_rows.paused_until(settings.GATEWAY, now=now) is not None
-        if failures:
+        if self._is_paused:
+            # Wanted anew after the pause: its time to start must not be over before it is begun.
+            wanted = [row for row in ours if row.state == GatewayState.WANTED]
+            each(wanted, self._let_go, "put off a warm gateway")
+        elif failures:
             each(self._beyond_one_try(ours), self._let_go, "put off a warm gateway")
         for fleet_id, plan in plans.items():
             has_surplus = self._lasts("surplus", fleet_id, now, if_so=bool(plan.surplus))

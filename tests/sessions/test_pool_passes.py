@@ -162,7 +162,7 @@ def test_one_that_died_as_it_was_claimed_is_a_lost_gateway_and_the_next_is_start
     lost = house.of(session)
     assert lost.claimed_at and lost.state == GatewayState.STOPPED and "lost" in lost.failure
     assert fresh(session).notice == "The gateway was lost. A new one is starting."
-    house.work(4)
+    house.work(12)  # one after the other, as the warm ones had not lasted
     mine = house.of(session)
     assert (mine.attempt, mine.born_warm, mine.state) == (2, False, GatewayState.READY)
     assert len(house.warm()) == 2
@@ -416,6 +416,18 @@ def test_rescue_that_finds_no_room_gets_that_of_anothers_newest_and_none_is_refi
     assert house.warm(of="West") == []
     house.stoke(3, every_s=30)
     assert len(house.warm(of="West")) == 1
+
+
+def test_one_that_was_wanted_before_the_pause_is_wanted_anew_after_it(house: House) -> None:
+    now, session = house.clock(), house.press()
+    Gateway.objects.create(session=session, driver="local", state="stopped", wanted_at=now, made_room_at=now)
+    wanted = Gateway.objects.create(fleet=fleet("North"), born_warm=True, driver="local", due_at=now, wanted_at=now)
+    house.stoke(4, every_s=29)
+    wanted.refresh_from_db()
+    assert wanted.state == GatewayState.STOPPED and not house.driver.started
+    house.driver.starts.append(Start.SLOW)
+    house.stoke(8, every_s=2)
+    assert len(house.warm()) == 1 and len(house.driver.started) == 1
 
 
 # --- settings that changed --------------------------------------------------------------------------------------------

@@ -147,8 +147,8 @@ def test_failures_in_a_good_answer_are_failures(driver: EcsGateways, ecs: FakeEc
 
 
 def test_mark_changes_with_what_is_ordered_and_where_and_is_in_the_handle(case: Case, settings: Settings) -> None:
-    first = case.driver.mark()
-    request = new_request()
+    driver = EcsGateways()
+    case, first, request = replace(case, driver=driver), driver.mark(), new_request()
     status = case.start(request)
     assert {name: status.handle[name] for name in first} == first
     case.stop(request, status)
@@ -160,7 +160,7 @@ def test_mark_changes_with_what_is_ordered_and_where_and_is_in_the_handle(case: 
         ("ECS_CAPACITY_PROVIDER", "one"),
     ]:  # fmt: skip
         setattr(settings, name, value)
-        marks.append(case.driver.mark()["mark"])
+        marks.append(driver.mark()["mark"])
     assert len(set(marks)) == len(marks) - 1, marks
 
 
