@@ -113,7 +113,9 @@ class Display:
 
     def type_text(self, text: str) -> None:
         """Types these characters, whatever the keyboard has on its keys."""
-        self._xdotool("type", "--delay", "4", "--", text)
+        # A character that no key has gets one for as long as the delay; a program that looks later finds none.
+        delay_ms = 4 if text.isascii() else 100
+        self._xdotool("type", "--delay", str(delay_ms), "--", text)
 
     def _xdotool(self, *arguments: str) -> None:
         with self._input:
