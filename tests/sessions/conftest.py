@@ -10,8 +10,11 @@ from django.db import connections
 from pytest_django.fixtures import Settings
 
 from sessions.api import waiting
+from sessions.worker import Worker
+from tests.fakes.gateway_driver import FakeGateways
 from tests.sessions.asking import reachable
 from tests.sessions.rescues import Clock
+from tests.sessions.working import FakeVpn
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,21 @@ def poll_pool(django_db_setup: None) -> Iterator[None]:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def driver() -> FakeGateways:
+    return FakeGateways()
+
+
+@pytest.fixture
+def vpn() -> FakeVpn:
+    return FakeVpn()
+
+
+@pytest.fixture
+def worker(clock: Clock, driver: FakeGateways, vpn: FakeVpn) -> Worker:
+    return Worker("test worker", now=clock, driver_for=lambda _: driver, vpn=lambda: vpn)
 
 
 @pytest.fixture
