@@ -89,16 +89,7 @@ def message_of(parcel: Parcel) -> EmailMessage:
 
 def _send(server: MailServer, parcel: Parcel, line: Line) -> None:
     message = message_of(parcel)
-    message.connection = Backend(
-        line,
-        host=server.host,
-        port=server.port,
-        username=server.user,
-        password=server.password,
-        use_ssl=server.has_tls,
-        use_tls=server.has_starttls,
-        timeout=TIMEOUT_S,
-    )
+    message.connection = Backend(line, server, timeout_s=TIMEOUT_S)
     try:
         message.send()
     except smtplib.SMTPRecipientsRefused as error:

@@ -10,9 +10,10 @@ import contextlib
 import smtplib
 import socket
 import threading
-from typing import Any
 
 from django.core.mail.backends.smtp import EmailBackend
+
+from notifications.mail_server import MailServer
 
 
 class Line:
@@ -44,10 +45,18 @@ class Line:
 
 
 class Backend(EmailBackend):
-    """Django's SMTP backend, its connection held by a line."""
+    """Django's SMTP backend to the mail server of the settings, its connection held by a line."""
 
-    def __init__(self, line: Line, **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(self, line: Line, server: MailServer, *, timeout_s: float) -> None:
+        super().__init__(
+            host=server.host,
+            port=server.port,
+            username=server.user,
+            password=server.password,
+            use_ssl=server.has_tls,
+            use_tls=server.has_starttls,
+            timeout=timeout_s,
+        )
         self._line = line
 
     @property

@@ -119,16 +119,7 @@ def mail() -> Iterator[Finding]:
         return
     where = f"{server.host}:{server.port} (NOTIFY_EMAIL_URL)"
     line = Line()
-    backend = Backend(
-        line,
-        host=server.host,
-        port=server.port,
-        username=server.user,
-        password=server.password,
-        use_ssl=server.has_tls,
-        use_tls=server.has_starttls,
-        timeout=_MAIL_S,
-    )
+    backend = Backend(line, server, timeout_s=_MAIL_S)
     try:
         backend.open()
         yield ok(f"The mail server {server.host}:{server.port} lets us in.")
