@@ -100,7 +100,7 @@ def test_work_command_ends_at_once_when_told_to(tmp_path: Path) -> None:
         assert worker.stdout.readline() == "Working with 1 threads; Ctrl-C ends it.\n"
         worker.send_signal(signal.SIGTERM)
         # Its database has no tables, so that its passes fail; it ends as told all the same.
-        assert worker.wait(10) == 0
+        assert worker.wait(40) == 0
     finally:
         worker.kill()
         worker.wait()

@@ -311,11 +311,11 @@ def test_many_at_once_are_no_failure_of_telemetry(oracle: Oracle, crew: list[Use
     machines = [machine(f"M{number}") for number in range(48)]
     slow = oracle.who_is_responsible
 
-    def in_100_ms(machine: Machine, *, now: datetime) -> Duty:
-        time.sleep(0.1)
+    def in_200_ms(machine: Machine, *, now: datetime) -> Duty:
+        time.sleep(0.2)
         return slow(machine, now=now)
 
-    oracle.who_is_responsible = in_100_ms  # type: ignore[method-assign]
+    oracle.who_is_responsible = in_200_ms  # type: ignore[method-assign]
     found = asking.ask_all(machines, now=timezone.now())
     answered = [one for one in found.values() if not one.stood_in]
     assert asking.AT_ONCE <= len(answered) < len(found) == 48
