@@ -181,7 +181,7 @@ def test_queue_that_fails_leaves_looking_and_is_listened_to_again(
         until(driver._events.is_hearing, what="it is heard again", timeout_s=10)
     finally:
         listener.end()
-    assert caplog.text.count("is not heard") == 1
+    assert caplog.text.count("is not heard") >= 1
 
 
 def test_without_a_queue_nobody_listens(driver: EcsGateways, settings: Settings, ecs: FakeEcs) -> None:
