@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import threading
 from argparse import ArgumentParser
@@ -13,6 +15,24 @@ from django.core.management.base import BaseCommand, CommandError
 from sessions import bell
 from sessions.signs_of_life import SignOfLife
 from sessions.worker import start_threads
+
+
+class _Ending:
+    """SIGTERM and SIGINT as something to wait for, whichever thread the kernel gives them to.
+
+    Not an Event that a handler sets: handlers run in the main thread alone, which sleeps on when another thread got the
+    signal, or when it came just before the sleep; and the handler may want the very lock that its thread holds. What
+    `signal.set_wakeup_fd` names is written to at once, in whatever thread.
+    """
+
+    def __init__(self) -> None:
+        self._told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(tell)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def wait(self) -> None:
+        select.select([self._told], [], [])
 
 
 class Command(BaseCommand):
@@ -27,13 +47,13 @@ class Command(BaseCommand):
         if threads < 1:
             raise CommandError(f"--threads: found {threads}, expected 1 or more")
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        ending = _Ending()
         with SignOfLife() as process:
             running = start_threads(threads, process=process.name, stop=stop)
             self.stdout.write(f"Working with {threads} threads; Ctrl-C ends it.")
             self.stdout.flush()
-            stop.wait()
+            ending.wait()
+            stop.set()
             bell.ring()
             for thread in running:
                 # A driver's call takes 15 s at most, and is better finished than taken up by another worker later.
