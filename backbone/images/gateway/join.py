@@ -26,6 +26,7 @@ import ipaddress
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -322,23 +323,37 @@ def _hang_up(line: socket.socket) -> None:
 # --- openvpn, for as long as we live ----------------------------------------------------------------------------------
 
 
-def run(gateway: Gateway, stop: threading.Event) -> None:
-    """Keeps openvpn running until `stop`, then ends it."""
+class Ending:
+    """SIGTERM and SIGINT as something to wait for. An Event's lock may be this thread's own when a handler runs."""
+
+    def __init__(self) -> None:
+        self._told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(tell)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def is_told(self, *, within_s: float = 0) -> bool:
+        """Whether it came by now, or comes within that time."""
+        return bool(select.select([self._told], [], [], within_s)[0])
+
+
+def run(gateway: Gateway, ending: Ending) -> None:
+    """Keeps openvpn running until told to end, then ends it."""
     failures = 0
-    while not stop.is_set():
+    while not ending.is_told():
         began = time.monotonic()
         with subprocess.Popen(gateway.command(), stdin=subprocess.DEVNULL) as openvpn:
-            while openvpn.poll() is None and not stop.wait(0.1):
+            while openvpn.poll() is None and not ending.is_told(within_s=0.1):
                 pass
             if openvpn.poll() is None:
                 _end(openvpn)
-        if stop.is_set():
+        if ending.is_told():
             return
         failures = 0 if time.monotonic() - began > _CALM_S else failures
         pause_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
         _say(f"openvpn ended with code {openvpn.returncode}; again in {pause_s:g} s")
         failures += 1
-        stop.wait(pause_s)
+        ending.is_told(within_s=pause_s)
 
 
 def _end(openvpn: subprocess.Popen[bytes]) -> None:
@@ -363,9 +378,7 @@ def main() -> int:
     given = arguments.parse_args()
     if given.health:
         return 0 if is_inside(given.folder, given.device) else 1
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    ending = Ending()
     os.umask(0o077)
     try:
         gateway = Gateway(given.folder, given.device)
@@ -376,13 +389,13 @@ def main() -> int:
     threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
     _say(f"waiting for a profile on port {door.server_port}")
     deadline = time.monotonic() + given.wait_s
-    while not gateway.taken.is_set() and not stop.wait(0.05):
+    while not gateway.taken.is_set() and not ending.is_told(within_s=0.05):
         if time.monotonic() > deadline:
             _say(f"nobody brought a profile within {given.wait_s:g} s")
             return 1
     if gateway.taken.is_set():
         _say(f"joining as {gateway.address}, certificate {gateway.certificate}")
-        run(gateway, stop)
+        run(gateway, ending)
     _say("told to end")
     return 0
 

@@ -100,8 +100,7 @@ class Command(BaseCommand):
             )
 
             def end(*_: object) -> None:
-                stop.set()
-                hands.ring()
+                stop.set()  # this thread never waits for it; the hands' bell has a lock that it may hold
                 agent.wake()
 
             for number in (signal.SIGTERM, signal.SIGINT):
