@@ -307,18 +307,18 @@ def test_telemetry_that_hangs_for_ever_costs_a_few_threads_and_no_more(
 
 def test_many_at_once_are_no_failure_of_telemetry(oracle: Oracle, crew: list[User], settings: Settings) -> None:
     """Telemetry takes its time with each, and there are more than there are hands: those not begun prove nothing."""
-    settings.TELEMETRY_TIMEOUT_S = 0.5
-    machines = [machine(f"M{number}") for number in range(120)]
+    settings.TELEMETRY_TIMEOUT_S = 1.5
+    machines = [machine(f"M{number}") for number in range(160)]
     slow = oracle.who_is_responsible
 
-    def in_100_ms(machine: Machine, *, now: datetime) -> Duty:
-        time.sleep(0.1)
+    def in_150_ms(machine: Machine, *, now: datetime) -> Duty:
+        time.sleep(0.15)  # all of them take twice as long as a rescue waits
         return slow(machine, now=now)
 
-    oracle.who_is_responsible = in_100_ms  # type: ignore[method-assign]
+    oracle.who_is_responsible = in_150_ms  # type: ignore[method-assign]
     found = asking.ask_all(machines, now=timezone.now())
     answered = [one for one in found.values() if not one.stood_in]
-    assert asking.AT_ONCE <= len(answered) < len(found) == 120
+    assert asking.AT_ONCE <= len(answered) < len(found) == 160
     until(at_rest, "all are done")
     assert not way()._breaker.is_open
 
@@ -389,6 +389,7 @@ def test_rescue_is_not_delayed_by_a_web_app_that_misbehaves(app: TelemetryWeb, c
     app.duties["north", "A1"] = {"candidates": [{"username": "bob"}]}
     now = timezone.now()
     assert names(asking.ask(machine(), now=now)) == ["bob"]
+    until(at_rest, "its last word was asked for, too; it has none, so no connection is kept to be tried first")
     app.mood, app.raw = mood, b'{"candidates": 7}'
     begun = time.monotonic()
     found = [asking.ask(machine(), now=now + timedelta(seconds=1)) for _ in range(10)]
