@@ -16,13 +16,30 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum, auto
 
 from machines.authorisation.allow_list import FINGERPRINT, AllowList
 from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
+from machines.authorisation.outcomes import (
+    Admit,
+    Alarm,
+    Confirm,
+    Deny,
+    Ending,
+    Forget,
+    Halt,
+    Heard,
+    Joined,
+    Known,
+    Left,
+    Moment,
+    Outcome,
+    Restart,
+    TunnelEnded,
+)
 from machines.authorisation.ways import Way, way_of
 from machines.vpn.pki import is_client, is_gateway
 
@@ -43,135 +60,6 @@ _CLOCK_TOLERANCE = timedelta(seconds=1)
 NOT_ADMITTED = "This machine is not admitted. Ask its fleet manager."
 OVER = "This gateway is not admitted: its attempt is over."
 ELSEWHERE = "This machine is connected from another place already. Ask its fleet manager."
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Now: `clock` (monotonic seconds) for waiting, `wall` for comparing with what others wrote."""
-
-    clock: float
-    wall: datetime
-
-
-# --- what to tell OpenVPN ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    client_id: int
-    key_id: int
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    client_id: int
-    key_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deny:
-    client_id: int
-    key_id: int
-    log: str
-    shown: str
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    client_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    client_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    remote_address: str
-    remote_port: int
-    way: Way = Way.FIRST
-
-
-# --- what to write down -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A tunnel is there; `key` names it in all that follows."""
-
-    key: uuid.UUID
-    common_name: str
-    fingerprint: str
-    client_id: int
-    remote_address: str
-    remote_port: int
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    key: uuid.UUID
-    detail: str
-    at: datetime
-    bytes_received: int = 0
-    bytes_sent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelEnded:
-    """A wish that a tunnel ends is fulfilled; whose it was."""
-
-    wish: int
-    common_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something for the security record; `kind` as there."""
-
-    kind: str
-    common_name: str
-    address: str
-    detail: Mapping[str, str]
-
-
-Outcome = Admit | Confirm | Deny | Halt | Restart | Forget | Joined | Left | TunnelEnded | Alarm
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The wish that the tunnels end which a machine had at that time, or a gateway at any (None).
-
-    Of a gateway it is only asked when that is out: it is no longer on the allow list, and cut for that.
-    """
-
-    wish: int
-    common_name: str
-    requested_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A tunnel that an earlier run of the agent wrote down."""
-
-    key: uuid.UUID
-    common_name: str
-    fingerprint: str
-    client_id: int
-    remote_address: str
-    remote_port: int
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What came and went through a tunnel so far, and when something last came."""
-
-    at: datetime
-    bytes_received: int
-    bytes_sent: int
 
 
 class _State(Enum):

@@ -20,9 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from machines.authorisation import management as protocol
-from machines.authorisation.admission import (
-    REPORTED_EVERY_S,
-    Admission,
+from machines.authorisation.admission import REPORTED_EVERY_S, Admission
+from machines.authorisation.allow_list import AllowList
+from machines.authorisation.hands import Hands
+from machines.authorisation.management import Command, Event, Management, ManagementError, Notice, Reply
+from machines.authorisation.outcomes import (
     Admit,
     Alarm,
     Confirm,
@@ -37,9 +39,6 @@ from machines.authorisation.admission import (
     Restart,
     TunnelEnded,
 )
-from machines.authorisation.allow_list import AllowList
-from machines.authorisation.hands import Hands
-from machines.authorisation.management import Command, Event, Management, ManagementError, Notice, Reply
 from machines.authorisation.ways import Way, number, split, way_of
 
 logger = logging.getLogger(__name__)

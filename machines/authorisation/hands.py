@@ -18,9 +18,9 @@ from django.db import InterfaceError, InternalError, OperationalError, close_old
 
 from machines import gateway_identities
 from machines.authorisation import allow_list
-from machines.authorisation.admission import Heard, Known
 from machines.authorisation.allow_list import AllowList
 from machines.authorisation.nft import NftError
+from machines.authorisation.outcomes import Heard, Known
 from machines.authorisation.rows import Fact, Record, Wishes, read_known, read_wishes
 from machines.authorisation.server_files import ServerFiles
 from machines.authorisation.ways import Way

@@ -17,8 +17,8 @@ from django.db.models import Count, Max
 from django.utils import timezone
 
 from machines import gateway_identities, identities, passages, services
-from machines.authorisation.admission import Alarm, Ending, Heard, Joined, Known, Left, TunnelEnded
 from machines.authorisation.allow_list import Allowed, AllowList
+from machines.authorisation.outcomes import Alarm, Ending, Heard, Joined, Known, Left, TunnelEnded
 from machines.authorisation.ways import Way
 from machines.models import Machine
 from machines.passages import Passage

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from machines import gateway_identities, identities
-from machines.authorisation.admission import Alarm, Joined, Left, TunnelEnded
+from machines.authorisation.outcomes import Alarm, Joined, Left, TunnelEnded
 from machines.authorisation.rows import Record, read_known, read_wishes
 from machines.errors import GatewayRefused, NoAddressLeft, RequestRefused
 from machines.models import GatewayIdentity, SecurityEvent

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from machines.authorisation import admission as words
 from machines.authorisation import ways
-from machines.authorisation.admission import (
-    Admission,
+from machines.authorisation.admission import Admission
+from machines.authorisation.allow_list import Allowed, AllowList
+from machines.authorisation.management import Connecting, Disconnected, Established, StatusRow, Traffic
+from machines.authorisation.outcomes import (
     Admit,
     Alarm,
     Confirm,
@@ -27,8 +29,6 @@ from machines.authorisation.admission import (
     Restart,
     TunnelEnded,
 )
-from machines.authorisation.allow_list import Allowed, AllowList
-from machines.authorisation.management import Connecting, Disconnected, Established, StatusRow, Traffic
 from machines.authorisation.ways import Way
 
 A1, A2 = "a1" * 32, "a2" * 32

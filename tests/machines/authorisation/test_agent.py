@@ -15,10 +15,10 @@ from typing import cast
 import pytest
 
 from machines.authorisation import agent as agent_module
-from machines.authorisation.admission import Alarm, Heard, Joined, Left
 from machines.authorisation.agent import Agent
 from machines.authorisation.allow_list import Allowed, AllowList
 from machines.authorisation.hands import Fresh, Hands
+from machines.authorisation.outcomes import Alarm, Heard, Joined, Left
 from machines.authorisation.rows import Fact, Wishes
 from machines.authorisation.ways import Way
 from tests.fakes.openvpn import FakeOpenVpn

@@ -12,8 +12,8 @@ from pytest_django.fixtures import Settings
 
 from machines import identities
 from machines.authorisation import rows
-from machines.authorisation.admission import TunnelEnded
 from machines.authorisation.hands import Hands
+from machines.authorisation.outcomes import TunnelEnded
 from machines.authorisation.server_files import ServerFiles
 from machines.models import Machine, VpnAddress
 from machines.vpn import files
