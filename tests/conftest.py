@@ -60,7 +60,6 @@ LONGEST_FIRST = (
     "sessions/test_machine_waiting.py",
     "portal/test_secrets_on_the_way.py",
     "agent/test_rescue_vpn.py",
-    "sessions/test_pool_passes.py",
 )
 
 

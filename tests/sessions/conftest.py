@@ -13,6 +13,7 @@ from sessions.api import waiting
 from sessions.worker import Worker
 from tests.fakes.gateway_driver import FakeGateways
 from tests.sessions.asking import reachable
+from tests.sessions.pooling import House
 from tests.sessions.rescues import Clock
 from tests.sessions.working import FakeVpn
 
@@ -49,6 +50,13 @@ def vpn() -> FakeVpn:
 @pytest.fixture
 def worker(clock: Clock, driver: FakeGateways, vpn: FakeVpn) -> Worker:
     return Worker("test worker", now=clock, driver_for=lambda _: driver, vpn=lambda: vpn)
+
+
+@pytest.fixture
+def house(settings: Settings) -> House:
+    """One gateway is kept ready for each fleet."""
+    settings.GATEWAY_WARM = 1
+    return House()
 
 
 @pytest.fixture

@@ -1,0 +1,187 @@
+"""Gateways are ready before help is pressed: claimed at once, refilled, replaced, and never used twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+
+from machines.models import Fleet
+from sessions import gateway_rows, keeper_rows, services
+from sessions.models import Gateway, SessionEvent, SupportSession
+from sessions.states import GatewayState, State
+from tests.fakes.gateway_driver import Start
+from tests.sessions.pooling import House
+from tests.sessions.rescues import machine, press
+from tests.sessions.working import fresh
+
+pytestmark = pytest.mark.django_db
+
+
+def test_press_gets_the_ready_gateway_in_the_workers_first_pass_and_the_keeper_takes_it(house: House) -> None:
+    house.stoke()
+    (warm,) = house.warm()
+    assert keeper_rows.take("keeper", now=house.clock()) == set(), "nobody keeps what has no session"
+    session = house.press()
+    house.worker.run_pass()
+    claimed = house.of(session)
+    assert (claimed.pk, claimed.state, claimed.attempt) == (warm.pk, GatewayState.READY, 1)
+    assert claimed.claimed_at == house.clock()
+    assert (fresh(session).state, fresh(session).attempts) == (State.STARTING, 1)
+    assert keeper_rows.take("keeper", now=house.clock()) == {warm.pk}
+    target = keeper_rows.prepare(warm.pk, "keeper", now=house.clock())
+    assert target is not None and target.connection.hostname == session.machine.vpn_address
+    assert len(house.driver.started) == 1, "none was started for it"
+
+
+def test_claimed_one_is_refilled_at_once_and_stopped_with_its_session_never_back_in_the_pool(house: House) -> None:
+    house.stoke()
+    session = house.press()
+    house.work()
+    used = house.of(session)
+    assert len(house.warm()) == 1 and house.warm()[0].pk != used.pk
+    services.cancel(fresh(session), now=house.clock())
+    services.machine_told(fresh(session), now=house.clock())
+    house.work(3)
+    assert fresh(session).state == State.CLOSED
+    used.refresh_from_db()
+    assert (used.state, used.session_id) == (GatewayState.STOPPED, session.pk)
+    assert list(house.driver.alive) == [str(row.pk) for row in house.warm()]
+
+
+def test_warm_request_names_no_machine_and_says_the_fleet(house: House) -> None:
+    house.stoke()
+    (request,) = house.driver.requests
+    assert (request.session_id, request.machine_address, request.fleet) == ("", "", "north")
+
+
+def test_fleet_never_gets_anothers_warm_gateway(house: House) -> None:
+    machine("C1", of="South")
+    Fleet.objects.filter(name="South").update(warm_gateways=0)
+    house.stoke()
+    session = press("C1", of="South", now=house.clock())
+    house.work()
+    assert house.of(session).claimed_at is None
+    assert len(house.warm()) == 1 and house.warm(of="South") == []
+
+
+def test_warm_ones_do_not_count_among_open_rescues_but_a_claimed_one_does(house: House) -> None:
+    Fleet.objects.update(max_open_sessions=1, warm_gateways=3)
+    machine("A2")
+    house.stoke()
+    assert len(house.warm()) == 3
+    first, second = house.press("A1"), house.press("A2")
+    house.work()
+    assert house.of(first).claimed_at
+    assert (fresh(second).state, second.gateways.count()) == (State.REQUESTED, 0)
+
+
+def test_with_none_ready_a_rescue_starts_its_own(house: House) -> None:
+    house.driver.starts.append(Start.SLOW)
+    house.stoke(1)
+    assert house.warm(GatewayState.STARTING)
+    session = house.press()
+    house.worker.run_pass()
+    house.worker.run_pass()
+    assert house.of(session).state == GatewayState.READY and not house.of(session).born_warm
+
+
+def test_warm_one_that_dies_is_replaced_and_no_rescue_hears_of_it(house: House) -> None:
+    house.stoke()
+    (dead,) = house.warm()
+    house.clock.tick(600)
+    house.driver.die()
+    house.stoke(4)
+    (alive,) = house.warm()
+    assert alive.pk != dead.pk and list(house.driver.alive) == [str(alive.pk)]
+    dead.refresh_from_db()
+    assert dead.state == GatewayState.STOPPED and "It is gone." in dead.failure
+    assert not SessionEvent.objects.exists()
+
+
+def test_one_that_died_as_it_was_claimed_is_a_lost_gateway_and_the_next_is_started_anew(house: House) -> None:
+    Fleet.objects.update(warm_gateways=2)
+    house.stoke()
+    session = house.press()
+    house.driver.die()
+    house.worker.run_pass()
+    lost = house.of(session)
+    assert lost.claimed_at and lost.state == GatewayState.STOPPED and "lost" in lost.failure
+    assert fresh(session).notice == "The gateway was lost. A new one is starting."
+    house.work(12)  # one after the other, as the warm ones had not lasted
+    mine = house.of(session)
+    assert (mine.attempt, mine.born_warm, mine.state) == (2, False, GatewayState.READY)
+    assert len(house.warm()) == 2
+    assert set(house.driver.alive) == {str(mine.pk), *(str(row.pk) for row in house.warm())}
+
+
+def test_lost_gateway_that_held_a_desktop_is_followed_by_a_warm_one(house: House) -> None:
+    house.stoke()
+    session = house.press()
+    house.work()
+    house.hold_desktop(session)
+    house.clock.tick(60)
+    house.driver.alive.pop(str(house.of(session).pk))
+    house.worker.run_pass()
+    house.worker.run_pass()
+    assert house.of(session).claimed_at == house.clock() and house.of(session).attempt == 2
+
+
+def test_session_that_ended_in_the_same_moment_leaves_the_gateway_warm(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.stoke()
+    session = house.press()
+    begin_starting = services.begin_starting
+
+    def ended_meanwhile(*args: Any, **kwargs: Any) -> SupportSession:
+        found = begin_starting(*args, **kwargs)
+        services.cancel(fresh(session), now=house.clock())
+        return found
+
+    monkeypatch.setattr(services, "begin_starting", ended_meanwhile)
+    house.worker.run_pass()
+    assert len(house.warm()) == 1 and not session.gateways.exists()
+
+
+def test_session_whose_gateway_another_one_takes_in_that_moment_gets_the_next(house: House) -> None:
+    Fleet.objects.update(warm_gateways=2)
+    house.stoke()
+    first, second = house.press("A1"), house.press("A2")
+    values: dict[str, Any] = {"driver": "local", "attempt": 1, "now": house.clock()}
+    taken: list[Gateway | None] = []
+
+    def be_faster(execute: Any, sql: str, *args: Any) -> Any:
+        if "claimed_at" in sql.partition("WHERE")[0] and sql.startswith("UPDATE") and not taken:
+            taken.append(None)
+            taken.append(gateway_rows.claim(second, **values))
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(be_faster):
+        mine = gateway_rows.claim(first, **values)
+    assert mine is not None and taken[1] is not None and mine.pk != taken[1].pk
+    assert house.of(first).pk == mine.pk and house.of(second).pk == taken[1].pk
+    assert gateway_rows.claim(house.press("A3"), **values) is None
+
+
+def test_pool_gives_up_nothing_that_was_claimed_since_it_looked(house: House) -> None:
+    house.stoke()
+    (as_read,) = house.warm()
+    session = house.press()
+    house.worker.run_pass()
+    assert not gateway_rows.give_up(as_read, failure="It seemed lost.", now=house.clock())
+    assert house.of(session).state == GatewayState.READY
+
+
+def test_gateway_of_a_session_can_be_given_to_no_other(house: House) -> None:
+    house.stoke()
+    first = house.press()
+    house.work()
+    second = press("A2", now=house.clock())
+    for session in (second, None):
+        with pytest.raises(DatabaseError, match="claimed once"), transaction.atomic():
+            Gateway.objects.filter(session=first).update(session=session)
+    Gateway.objects.filter(session=None).update(state=GatewayState.STOPPING)
+    with pytest.raises(DatabaseError, match="claimed once"), transaction.atomic():
+        Gateway.objects.filter(session=None).update(session=second)

@@ -1,0 +1,100 @@
+"""Warm gateways that do not start, or do not last: tried ever more seldom, and told with the reason."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from machines.models import Fleet
+from sessions import pool_rows
+from sessions.models import Gateway, Pool, SessionEvent
+from sessions.states import EndReason, GatewayState
+from sessions.worker import Stoker
+from tests.fakes.gateway_driver import FakeGateways, Start
+from tests.sessions.pooling import House
+from tests.sessions.rescues import fleet, machine
+from tests.sessions.working import fresh
+
+pytestmark = pytest.mark.django_db
+
+
+def test_what_fails_is_tried_ever_more_seldom_one_at_a_time_for_all_fleets(house: House) -> None:
+    machine("C1", of="South")
+    Fleet.objects.update(warm_gateways=3)
+    house.driver.starts.extend([Start.FAILED] * 1000)
+    house.stoke(150, every_s=12)
+    assert 8 < len(house.driver.requests) < 16, "half an hour of trying"
+    assert not house.warm() and not house.driver.alive
+    session = house.press()
+    house.work(10)
+    assert fresh(session).end_reason is None or fresh(session).end_reason == EndReason.GATEWAY_FAILED
+    assert SessionEvent.objects.filter(session=session, kind="attempt_failed").exists(), "it tried by itself"
+    house.driver.starts.clear()
+    house.stoke(40, every_s=10)
+    assert (len(house.warm()), len(house.warm(of="South"))) == (3, 3), "as soon as one is good, all come"
+
+
+def test_one_that_starts_and_dies_at_once_is_not_replaced_for_ever(house: House) -> None:
+    for _ in range(120):
+        house.stoke(1, every_s=5)
+        house.driver.die()
+    assert len(house.driver.started) < 12
+
+
+def test_those_that_die_each_minute_are_not_all_replaced_each_minute(house: House) -> None:
+    Fleet.objects.update(warm_gateways=8)
+    for seconds in range(0, 1800, 25):
+        house.stoke(1, every_s=25)
+        if seconds % 75 == 0:
+            house.driver.die()
+    assert len(house.driver.started) < 30, "half an hour of dying"
+    house.stoke(44, every_s=25)
+    assert len(house.warm()) == 8, "as soon as one has lasted, all come"
+
+
+def test_what_was_put_off_hides_no_failure(house: House) -> None:
+    now, ours = house.clock(), {"fleet": fleet("North"), "born_warm": True, "driver": "local", "state": "stopped"}
+    Gateway.objects.create(**ours, wanted_at=now, failure="No capacity.")
+    Gateway.objects.bulk_create(Gateway(**ours, wanted_at=now + timedelta(seconds=1)) for _ in range(40))
+    assert pool_rows.failures_in_a_row("local", now=now) == 1
+
+
+def test_one_that_never_gets_ready_is_given_up(house: House, settings: Settings) -> None:
+    house.driver.starts.append(Start.SLOW)
+    house.driver._looks = {"": 0}
+    house.stoke(1)
+    (slow,) = house.warm(GatewayState.STARTING)
+    house.driver._looks[str(slow.pk)] = -10_000
+    house.stoke(10, every_s=settings.GATEWAY_DEADLINE_S / 5)
+    slow.refresh_from_db()
+    assert slow.failure == f"It was not ready within {settings.GATEWAY_DEADLINE_S} s."
+    assert str(slow.pk) not in house.driver.alive
+
+
+def test_pool_that_stays_short_is_written_down_and_told_with_the_reason(house: House) -> None:
+    house.driver.starts.extend([Start.FAILED] * 10)
+    house.stoke(30)
+    assert Pool.objects.get().short_since is None, "a gap that a claim leaves is as long"
+    house.stoke(60)
+    row = Pool.objects.get()
+    assert row.short_since is not None
+    assert pool_rows.standing(row).startswith("0 ready, 1 starting, ")
+    assert "The last one that failed: No capacity." in pool_rows.standing(row)
+    house.driver.starts.clear()
+    house.stoke(40, every_s=10)
+    assert Pool.objects.get().short_since is None
+    assert pool_rows.standing(Pool.objects.get()) == "1 ready, 0 starting, 0 stopping."
+
+
+def test_driver_that_is_not_there_is_said_and_harms_no_pass(house: House, settings: Settings) -> None:
+    settings.GATEWAY = "fixed"
+
+    def none(_: str) -> FakeGateways:
+        raise ValueError("nothing of that name")
+
+    stoker = Stoker("stoker", now=house.clock, driver_for=none)
+    stoker.run_pass()
+    stoker.run_pass()
+    assert "The gateway driver fixed failed: ValueError." in Gateway.objects.get(state="stopping").failure
