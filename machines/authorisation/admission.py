@@ -13,15 +13,15 @@ an earlier tunnel of the same machine, but knows only its own: one at the other 
 
 from __future__ import annotations
 
-import ipaddress
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import Enum, auto
 
-from machines.authorisation.allow_list import FINGERPRINT, AllowList
+from machines.authorisation import clients
+from machines.authorisation.allow_list import AllowList
+from machines.authorisation.clients import Client, State
 from machines.authorisation.management import Connecting, Disconnected, Established, Event, StatusRow, Traffic
 from machines.authorisation.outcomes import (
     Admit,
@@ -29,7 +29,6 @@ from machines.authorisation.outcomes import (
     Confirm,
     Deny,
     Ending,
-    Forget,
     Halt,
     Heard,
     Joined,
@@ -40,8 +39,8 @@ from machines.authorisation.outcomes import (
     Restart,
     TunnelEnded,
 )
-from machines.authorisation.ways import Way, way_of
-from machines.vpn.pki import is_client, is_gateway
+from machines.authorisation.ways import Way
+from machines.vpn.pki import is_gateway
 
 # `keepalive 5 15` has a client send something every 5 s.
 HEARD_S = 15.0
@@ -62,49 +61,13 @@ OVER = "This gateway is not admitted: its attempt is over."
 ELSEWHERE = "This machine is connected from another place already. Ask its fleet manager."
 
 
-class _State(Enum):
-    WAITING = auto()  # it asked and has no answer
-    ADMITTED = auto()  # it was let in and has no tunnel yet
-    INSIDE = auto()
-
-
-@dataclass(slots=True, eq=False)
-class _Client:
-    client_id: int
-    key_id: int
-    common_name: str
-    fingerprint: str
-    remote_address: str
-    remote_port: int
-    arrived: Moment
-    state: _State
-    heard: Moment
-    key: uuid.UUID | None = None
-    bytes_received: int = 0
-    bytes_sent: int = 0
-    ending: str = ""  # why it was told to end
-    forget_at: float | None = None
-
-    @property
-    def place(self) -> tuple[str, int]:
-        return self.remote_address, self.remote_port
-
-    @property
-    def way(self) -> Way:
-        return way_of(self.client_id)
-
-    @property
-    def forgotten(self) -> Forget:
-        return Forget(*self.place, self.way)
-
-
 @dataclass(slots=True)
 class Admission:
     """All that is known of OpenVPN's clients. Begins with an allow list; before that nobody should be asked."""
 
     allow_list: AllowList
     _read_at: float = float("-inf")
-    _clients: dict[int, _Client] = field(default_factory=dict)
+    _clients: dict[int, Client] = field(default_factory=dict)
     _endings: tuple[Ending, ...] = ()
     _fulfilled: set[tuple[str, int]] = field(default_factory=set)
     _moves: dict[str, deque[float]] = field(default_factory=dict)
@@ -126,11 +89,11 @@ class Admission:
 
     def count(self) -> int:
         """How many tunnels there are."""
-        return sum(client.state is _State.INSIDE for client in self._clients.values())
+        return sum(client.state is State.INSIDE for client in self._clients.values())
 
     def over(self, way: Way) -> frozenset[str]:
         """The addresses of those who have their tunnel over this way."""
-        insiders: dict[str, _Client] = {}
+        insiders: dict[str, Client] = {}
         for client in self._inside():
             before = insiders.get(client.common_name)
             if before is None or before.ending or (not client.ending and client.arrived.clock >= before.arrived.clock):
@@ -166,15 +129,16 @@ class Admission:
         outcomes: list[Outcome] = []
         before = self._clients.pop(event.client_id, None)
         if before is not None:
-            outcomes += _left(before, "OpenVPN gave its number to another.", now)
+            outcomes += before.left("OpenVPN gave its number to another.", now)
         try:
-            client = _read_client(event, now)
+            client = clients.newcomer(event, now)
         except ValueError as error:
             # Our own authority signs no such names: somebody has its key, or the configuration is wrong.
+            address = clients.printable(event.environment.get("untrusted_ip", ""))
             return [
                 *outcomes,
                 Deny(event.client_id, event.key_id, "not a machine", NOT_ADMITTED),
-                Alarm("vpn_refused", "", _printable(event.environment.get("untrusted_ip", "")), {"reason": str(error)}),
+                Alarm("vpn_refused", "", address, {"reason": str(error)}),
             ]
         self._clients[client.client_id] = client
         return outcomes
@@ -182,7 +146,7 @@ class Admission:
     def _take_new_keys(self, event: Connecting, now: Moment) -> list[Outcome]:
         client = self._clients.get(event.client_id)
         try:
-            asking = _read_client(event, now)
+            asking = clients.newcomer(event, now)
             same = client is None or (client.common_name, client.fingerprint) == (
                 asking.common_name,
                 asking.fingerprint,
@@ -198,9 +162,9 @@ class Admission:
 
     def _take_established(self, client_id: int, now: Moment) -> list[Outcome]:
         client = self._clients.get(client_id)
-        if client is None or client.state is not _State.ADMITTED:
+        if client is None or client.state is not State.ADMITTED:
             return []  # let in by an earlier run of the agent: the status tells of it
-        client.state = _State.INSIDE
+        client.state = State.INSIDE
         client.key = uuid.uuid4()
         client.heard = now
         joined = Joined(
@@ -210,12 +174,12 @@ class Admission:
         self._replace_elsewhere(client, now)
         return [joined]
 
-    def _replace_elsewhere(self, client: _Client, now: Moment) -> None:
+    def _replace_elsewhere(self, client: Client, now: Moment) -> None:
         """Has the machine's tunnel at the other OpenVPN dropped, unseen by the machine: it has left it."""
         if client.ending:
             return
         for other in self._clients.values():
-            is_left = other.way is not client.way and other.state is not _State.WAITING
+            is_left = other.way is not client.way and other.state is not State.WAITING
             if is_left and other.common_name == client.common_name:
                 other.ending = "A newer connection took its place."
                 other.forget_at = now.clock
@@ -224,9 +188,8 @@ class Admission:
         client = self._clients.pop(event.client_id, None)
         if client is None:
             return []
-        client.bytes_received = max(client.bytes_received, _count(event.environment.get("bytes_received", "")))
-        client.bytes_sent = max(client.bytes_sent, _count(event.environment.get("bytes_sent", "")))
-        return _left(client, client.ending or "The machine ended it or its line was lost.", now)
+        client.take_last_counts(event.environment)
+        return client.left(client.ending or "The machine ended it or its line was lost.", now)
 
     # --- what is to be done ------------------------------------------------------------------------------------------
 
@@ -236,7 +199,7 @@ class Admission:
         for client in list(self._clients.values()):
             if client.way not in ways:
                 continue
-            if client.state is _State.WAITING:
+            if client.state is State.WAITING:
                 outcomes += self._decide(client, now)
             elif client.ending:
                 if client.forget_at is not None and now.clock >= client.forget_at:
@@ -249,7 +212,7 @@ class Admission:
                 outcomes += self._end(ending, now, ways)
         return outcomes
 
-    def _decide(self, client: _Client, now: Moment) -> list[Outcome]:
+    def _decide(self, client: Client, now: Moment) -> list[Outcome]:
         address = self.allow_list.address_of(client.common_name, client.fingerprint)
         if address is None:
             is_fresh = self._read_at > client.arrived.clock or now.clock - client.arrived.clock >= FRESH_LIST_S
@@ -258,7 +221,7 @@ class Admission:
         rivals = [
             other
             for other in self._clients.values()
-            if other.common_name == client.common_name and other.state is not _State.WAITING and not other.ending
+            if other.common_name == client.common_name and other.state is not State.WAITING and not other.ending
         ]
         elsewhere = [rival for rival in rivals if rival.remote_address != client.remote_address]
         if any(rival.heard.clock > client.arrived.clock + REPORTED_EVERY_S for rival in elsewhere):
@@ -268,24 +231,24 @@ class Admission:
         outcomes: list[Outcome] = []
         beside = [rival for rival in rivals if rival not in elsewhere and now.clock - rival.heard.clock < HEARD_S]
         if beside and self._is_flapping(client.common_name, now):
-            outcomes.append(_alarm("vpn_duplicate", client, first=beside[0]))
+            outcomes.append(client.alarm("vpn_duplicate", first=beside[0]))
         # OpenVPN itself drops the earlier one when this one has its tunnel.
-        client.state = _State.ADMITTED
+        client.state = State.ADMITTED
         client.heard = now
         outcomes.append(Admit(client.client_id, client.key_id, address))
         return outcomes
 
-    def _refuse(self, client: _Client, kind: str, shown: str, *, first: _Client | None = None) -> list[Outcome]:
+    def _refuse(self, client: Client, kind: str, shown: str, *, first: Client | None = None) -> list[Outcome]:
         del self._clients[client.client_id]
         log = "connected from another place" if first else "not on the allow list"
-        return [Deny(client.client_id, client.key_id, log, shown), _alarm(kind, client, first=first)]
+        return [Deny(client.client_id, client.key_id, log, shown), client.alarm(kind, first=first)]
 
     def _is_flapping(self, common_name: str, now: Moment) -> bool:
         moves = self._moves.setdefault(common_name, deque(maxlen=_FLAPPING))
         moves.append(now.clock)
         return len(moves) == _FLAPPING and now.clock - moves[0] < _FLAPPING_WITHIN_S
 
-    def _cut(self, client: _Client, now: Moment) -> list[Outcome]:
+    def _cut(self, client: Client, now: Moment) -> list[Outcome]:
         client.ending = "It is no longer admitted."
         # HALT is a request, and OpenVPN goes on serving for 5 s who does not follow it.
         client.forget_at = now.clock + REVOKED_GOODBYE_S
@@ -303,7 +266,7 @@ class Admission:
             return [TunnelEnded(ending.wish, ending.common_name)]
         outcomes: list[Outcome] = []
         for client in meant:
-            if client.state is not _State.WAITING and not client.ending and client.way in ways:
+            if client.state is not State.WAITING and not client.ending and client.way in ways:
                 client.ending = "The rescue is over."
                 client.forget_at = now.clock + GOODBYE_S
                 outcomes.append(Halt(client.client_id))
@@ -314,7 +277,7 @@ class Admission:
     def lose(self, way: Way = Way.FIRST) -> None:
         """OpenVPN is away: who had no tunnel yet will ask again; who had one is looked for by `reconcile`."""
         self._clients = {
-            number: one for number, one in self._clients.items() if one.state is _State.INSIDE or one.way is not way
+            number: one for number, one in self._clients.items() if one.state is State.INSIDE or one.way is not way
         }
 
     def abandon(self, way: Way, known: Iterable[Known], now: Moment) -> list[Outcome]:
@@ -323,7 +286,7 @@ class Admission:
         lost = [client for client in self._inside() if client.way is way]
         for client in lost:
             del self._clients[client.client_id]
-        left = [outcome for client in lost for outcome in _left(client, gone, now)]
+        left = [outcome for client in lost for outcome in client.left(gone, now)]
         return [*left, *(Left(one.key, gone, now.wall) for one in known)]
 
     def reconcile(
@@ -337,7 +300,7 @@ class Admission:
         remembered = {(one.client_id, one.common_name, *one.place): one for one in self._inside() if one.way is way}
         written = {(one.client_id, one.common_name, one.remote_address, one.remote_port): one for one in known}
         keys = {one.key for one in remembered.values()}
-        still: dict[int, _Client] = {}
+        still: dict[int, Client] = {}
         for row in rows:
             if not row.virtual_address:
                 if row.client_id not in self._clients:
@@ -347,83 +310,29 @@ class Admission:
             name = (row.client_id, row.common_name, row.remote_address, row.remote_port)
             client = remembered.pop(name, None)
             if client is None and name in written and abs(written[name].since.timestamp() - row.since) < 60:
-                client = _from_known(written.pop(name), now)
+                client = clients.from_known(written.pop(name), now)
             if client is not None and not self._has_its_address(client, row):
-                outcomes += _left(client, "It had another address than its own.", now)
+                outcomes += client.left("It had another address than its own.", now)
                 client = None
             if client is None:
-                client = _stranger(row, now)
+                client = clients.stranger(row, now, forget_at=now.clock + REVOKED_GOODBYE_S)
                 outcomes.append(Restart(row.client_id))
             client.bytes_received, client.bytes_sent = row.bytes_received, row.bytes_sent
             still[row.client_id] = client
         gone = "It was gone when OpenVPN or the agent came back."
         for client in remembered.values():
-            outcomes += _left(client, gone, now)
+            outcomes += client.left(gone, now)
         outcomes += [Left(one.key, gone, now.wall) for one in written.values() if one.key not in keys]
         # Whoever asked since the connection was made is still waiting.
         others = {
-            number: one for number, one in self._clients.items() if one.state is not _State.INSIDE or one.way is not way
+            number: one for number, one in self._clients.items() if one.state is not State.INSIDE or one.way is not way
         }
         self._clients = still | others
         return outcomes
 
-    def _has_its_address(self, client: _Client, row: StatusRow) -> bool:
+    def _has_its_address(self, client: Client, row: StatusRow) -> bool:
         address = self.allow_list.address_of(client.common_name, client.fingerprint)
         return address in (None, row.virtual_address)  # None: `review` cuts it off
 
-    def _inside(self) -> list[_Client]:
-        return [client for client in self._clients.values() if client.state is _State.INSIDE]
-
-
-def _read_client(event: Connecting, now: Moment) -> _Client:
-    """Raises ValueError for what no machine and no gateway of ours can be."""
-    values = event.environment
-    name = values.get("common_name", "")
-    if not is_client(name):
-        raise ValueError(f"found common name {_printable(name)!r}, expected m- and a number")
-    fingerprint = values.get("tls_digest_sha256_0", "").replace(":", "").lower()
-    if not FINGERPRINT.fullmatch(fingerprint):
-        raise ValueError(f"found fingerprint {_printable(fingerprint)!r}, expected SHA-256")
-    address = values.get("untrusted_ip") or values.get("trusted_ip", "")
-    port = _count(values.get("untrusted_port") or values.get("trusted_port", ""))
-    return _Client(
-        event.client_id, event.key_id, name, fingerprint, str(ipaddress.IPv4Address(address)), port, now,
-        _State.WAITING, now,
-    )  # fmt: skip
-
-
-def _from_known(known: Known, now: Moment) -> _Client:
-    return _Client(
-        known.client_id, 0, known.common_name, known.fingerprint, known.remote_address, known.remote_port,
-        Moment(now.clock, known.since), _State.INSIDE, now, key=known.key,
-    )  # fmt: skip
-
-
-def _stranger(row: StatusRow, now: Moment) -> _Client:
-    """Somebody inside of whom it is not known by which certificate: told to come again, and dropped if it does not."""
-    return _Client(
-        row.client_id, 0, row.common_name, "", row.remote_address, row.remote_port, now, _State.INSIDE, now,
-        ending="Sent round.", forget_at=now.clock + REVOKED_GOODBYE_S,
-    )  # fmt: skip
-
-
-def _left(client: _Client, detail: str, now: Moment) -> list[Outcome]:
-    if client.key is None:
-        return []
-    return [Left(client.key, detail, now.wall, client.bytes_received, client.bytes_sent)]
-
-
-def _alarm(kind: str, client: _Client, *, first: _Client | None) -> Alarm:
-    detail = {"fingerprint": client.fingerprint}
-    if first is not None:
-        detail["first"] = f"{first.remote_address}:{first.remote_port}"
-        detail["second"] = f"{client.remote_address}:{client.remote_port}"
-    return Alarm(kind, client.common_name, client.remote_address, detail)
-
-
-def _count(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:80])
+    def _inside(self) -> list[Client]:
+        return [client for client in self._clients.values() if client.state is State.INSIDE]
