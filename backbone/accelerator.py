@@ -9,7 +9,7 @@ trying again after a crash finds its own work done.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -199,63 +199,53 @@ class GlobalAccelerator:
 
     def _find(self, name: str) -> dict[str, Any]:
         self._arns.pop(name, None)
-        arguments: dict[str, Any] = {"MaxResults": _PAGE}
-        for _ in range(_MAX_PAGES):
-            answer = self._aws.call(
-                "globalaccelerator",
-                "ListAccelerators",
-                about=f"the accelerator {name}",
-                setting=_SETTING,
-                **arguments,
-            )
-            for one in answer.get("Accelerators", []):
-                if one.get("Name") == name:
-                    found: dict[str, Any] = one
-                    return found
-            if not answer.get("NextToken"):
-                break
-            arguments["NextToken"] = answer["NextToken"]
+        about = f"the accelerator {name}"
+        accelerators = _pages(
+            "Accelerators",
+            lambda page: self._aws.call("globalaccelerator", "ListAccelerators", about=about, setting=_SETTING, **page),
+        )
+        for found in accelerators:
+            if found.get("Name") == name:
+                return found
         raise AcceleratorMissing(
             f"AWS has no accelerator named {name} in this account. Look at ACCELERATOR, and at whose credentials these "
             "are; the edge stack makes one."
         )
 
     def _listeners(self, name: str, arn: str) -> Iterator[Listener]:
-        arguments: dict[str, Any] = {"AcceleratorArn": arn, "MaxResults": _PAGE}
-        for _ in range(_MAX_PAGES):
-            answer = self._aws.call(
+        listeners = _pages(
+            "Listeners",
+            lambda page: self._aws.call(
                 "globalaccelerator",
                 "ListListeners",
                 about=f"the accelerator {name}",
                 setting=_SETTING,
-                **arguments,
+                AcceleratorArn=arn,
+                **page,
+            ),
+        )
+        for found in listeners:
+            listener_arn = str(found["ListenerArn"])
+            yield Listener(
+                arn=listener_arn,
+                protocol=str(found.get("Protocol", "")),
+                ports=tuple((int(ports["FromPort"]), int(ports["ToPort"])) for ports in found.get("PortRanges", [])),
+                affinity=str(found.get("ClientAffinity", "NONE")),
+                groups=tuple(map(_group_of, self._groups(name, listener_arn))),
             )
-            for one in answer.get("Listeners", []):
-                yield Listener(
-                    arn=str(one["ListenerArn"]),
-                    protocol=str(one.get("Protocol", "")),
-                    ports=tuple((int(ports["FromPort"]), int(ports["ToPort"])) for ports in one.get("PortRanges", [])),
-                    affinity=str(one.get("ClientAffinity", "NONE")),
-                    groups=tuple(self._groups(name, str(one["ListenerArn"]))),
-                )
-            if not answer.get("NextToken"):
-                return
-            arguments["NextToken"] = answer["NextToken"]
 
-    def _groups(self, name: str, listener_arn: str) -> Iterator[EndpointGroup]:
-        arguments: dict[str, Any] = {"ListenerArn": listener_arn, "MaxResults": _PAGE}
-        for _ in range(_MAX_PAGES):
-            answer = self._aws.call(
+    def _groups(self, name: str, listener_arn: str) -> Iterator[dict[str, Any]]:
+        return _pages(
+            "EndpointGroups",
+            lambda page: self._aws.call(
                 "globalaccelerator",
                 "ListEndpointGroups",
                 about=f"the accelerator {name}",
                 setting=_SETTING,
-                **arguments,
-            )
-            yield from map(_group_of, answer.get("EndpointGroups", []))
-            if not answer.get("NextToken"):
-                return
-            arguments["NextToken"] = answer["NextToken"]
+                ListenerArn=listener_arn,
+                **page,
+            ),
+        )
 
     def _group(self, arn: str) -> EndpointGroup:
         try:
@@ -271,6 +261,17 @@ class GlobalAccelerator:
                 raise
             raise NotAsExpected("The endpoint group is not there any more. Nothing was changed.") from error
         return _group_of(answer["EndpointGroup"])
+
+
+def _pages(field: str, ask: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """All that a listing has in `field`; `ask` makes the call for the page that its argument says."""
+    page: dict[str, Any] = {"MaxResults": _PAGE}
+    for _ in range(_MAX_PAGES):
+        answer = ask(page)
+        yield from answer.get(field, [])
+        if not answer.get("NextToken"):
+            return
+        page = {**page, "NextToken": answer["NextToken"]}
 
 
 def _group_of(found: dict[str, Any]) -> EndpointGroup:
