@@ -28,14 +28,9 @@ from tests.notifications.posting import message, post, subscribe
 from tests.notifications.sns_signer import CERTIFICATE_URL, HOST, TOKEN, TOPIC, certificate
 from tests.sessions.rescues import Clock, person
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("through_sns")]
 
 THE_TOPIC = topic_of(TOPIC)
-
-
-@pytest.fixture(autouse=True)
-def through_sns(settings: Any) -> None:
-    settings.NOTIFY_VIA, settings.NOTIFY_SNS_TOPIC, settings.SNS_GRACE_S = "sns", TOPIC, 5
 
 
 class Sns:
