@@ -145,7 +145,22 @@ class LocalGateways:
             except (OSError, subprocess.SubprocessError) as error:
                 raise GatewayError(f"guacd could not be started: {error}.") from error
             self._children[attempt_id] = child
-            return _leader(self._processes(attempt_id)), True
+            return self._wait_until_seen(child, attempt_id), True
+
+    def _wait_until_seen(self, child: subprocess.Popen[bytes], attempt_id: str) -> Process | None:
+        """The new guacd as others find it; None when it has ended already.
+
+        While one program becomes another (execve) /proc shows no environment, for 15 ms on a busy computer: whoever
+        looked then would start a second guacd.
+        """
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if leader := _leader(self._processes(attempt_id)):
+                return leader
+            if child.poll() is not None:
+                return None
+            time.sleep(0.002)
+        raise GatewayError(f"guacd did not begin within {_START_TIMEOUT_S:g} s.")
 
     def _wait_until_it_answers(self, leader: Process, attempt_id: str, deadline: float) -> bool:
         """False when it ended by itself: most likely somebody else got its port."""

@@ -164,6 +164,24 @@ def test_two_workers_that_start_one_attempt_get_one_guacd(local: LocalGateways) 
     assert len(leaders) == 1
 
 
+def test_guacd_that_proc_does_not_show_yet_is_not_started_twice(
+    local: LocalGateways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one program becomes another, /proc/PID/environ is empty."""
+    real, hidden = processes.find, list(range(8))
+
+    def find(**marks: str) -> list[processes.Process]:
+        found = real(**marks)
+        return [] if found and hidden and hidden.pop() else found
+
+    monkeypatch.setattr(processes, "find", find)
+    request = new_request()
+    assert local.start(request).state == "ready"
+    assert not hidden
+    monkeypatch.undo()
+    _alone(request)
+
+
 def test_other_installation_sees_and_touches_nothing(local: LocalGateways, settings: Settings) -> None:
     request = new_request()
     status = local.start(request)
