@@ -95,7 +95,7 @@ def test_expected_halt_is_the_end(tunnel: Tunnel, far_end: TunnelFiles) -> None:
     tunnel.expect_end()
     far_end.do("halt")
     until(lambda: not far_end.running, "it ended")
-    assert tunnel.state.name == "halted"
+    until(lambda: tunnel.state.name == "halted", "its end was expected")
     tunnel.release()
     assert len(far_end.runs) == 1
     tunnel.hold()
