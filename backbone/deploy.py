@@ -19,6 +19,8 @@ _UNCHANGED = ("didn't contain changes", "No updates are to be performed")
 # Nothing of it was ever whole, and CloudFormation takes no change to it.
 _NEVER_MADE = {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"}
 _CANCELLED = "cancelled"
+# Where what a change asks for comes from, for whoever reads of a refusal.
+_CHANGE_SETTING = "--name and --parameters"
 # The database and a certificate's proof by DNS take a quarter of an hour.
 _PATIENCE_S = 3600.0
 _TRIES = 5
@@ -132,18 +134,34 @@ class Deployment:
 
     def _change(self, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str], dry: bool) -> None:
         stack, name = step.stack, stacks.name_of(self.installation, step.stack)
+        change_set = f"portafilter-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        described = self._propose(change_set, step, there, values)
+        if described is None:
+            self.say(f"{stack}: unchanged.")
+        elif dry:
+            for change in described.get("Changes") or []:
+                self.say(f"{stack}: would {_words_of(change['ResourceChange'])}")
+            self._forget_change_set(name, change_set)
+        else:
+            self.say(f"{stack}: {'changing' if there else 'making'} it.")
+            self._execute(change_set, stack)
+            self.say(f"{stack}: done.")
+
+    def _propose(
+        self, change_set: str, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str]
+    ) -> dict[str, Any] | None:
+        """Makes a change set and says what CloudFormation would do; None: nothing. Raises DeployError."""
+        stack, name = step.stack, stacks.name_of(self.installation, step.stack)
         has = {one["ParameterKey"] for one in (there or {}).get("Parameters") or []}
         told: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]
         told += [{"ParameterKey": key, "UsePreviousValue": True} for key in step.withheld if key in has]
-        change_set = f"portafilter-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-        about, setting = f"the stack {name}", "--name and --parameters"
         is_taken = self._is_taken(
             stack,
             lambda: self.cloud.aws.call(
                 "cloudformation",
                 "CreateChangeSet",
-                about=about,
-                setting=setting,
+                about=f"the stack {name}",
+                setting=_CHANGE_SETTING,
                 StackName=name,
                 ChangeSetName=change_set,
                 ChangeSetType="UPDATE" if there else "CREATE",
@@ -154,28 +172,25 @@ class Deployment:
             ),
         )
         if not is_taken:
-            self.say(f"{stack}: unchanged.")
-            return
+            return None
         described = self._change_set(name, change_set)
-        if described["Status"] == "FAILED":
-            reason = str(described.get("StatusReason", ""))
-            self._forget_change_set(name, change_set)
-            if there and any(words in reason for words in _UNCHANGED):
-                self.say(f"{stack}: unchanged.")
-                return
-            raise DeployError(f"{stack}: CloudFormation does not take it: {reason}")
-        if dry:
-            for change in described.get("Changes") or []:
-                self.say(f"{stack}: would {_words_of(change['ResourceChange'])}")
-            self._forget_change_set(name, change_set)
-            return
-        self.say(f"{stack}: {'changing' if there else 'making'} it.")
-        since = datetime.now(UTC)
+        if described["Status"] != "FAILED":
+            return described
+        reason = str(described.get("StatusReason", ""))
+        self._forget_change_set(name, change_set)
+        if there and any(words in reason for words in _UNCHANGED):
+            return None
+        raise DeployError(f"{stack}: CloudFormation does not take it: {reason}")
+
+    def _execute(self, change_set: str, stack: str) -> None:
+        """Has the change made and waits for its end. Raises DeployError with the first reason."""
+        name = stacks.name_of(self.installation, stack)
+        about, since = f"the stack {name}", datetime.now(UTC)
         self.cloud.aws.call(
             "cloudformation",
             "ExecuteChangeSet",
             about=about,
-            setting=setting,
+            setting=_CHANGE_SETTING,
             StackName=name,
             ChangeSetName=change_set,
         )
@@ -191,11 +206,10 @@ class Deployment:
                 "cloudformation",
                 "UpdateTerminationProtection",
                 about=about,
-                setting=setting,
+                setting=_CHANGE_SETTING,
                 StackName=name,
                 EnableTerminationProtection=True,
             )
-        self.say(f"{stack}: done.")
 
     def _is_taken(self, stack: str, call: Callable[[], dict[str, Any]]) -> bool:
         """Whether there is something to change. What CloudFormation says is shown: templates have no secrets."""
