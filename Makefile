@@ -14,8 +14,8 @@ PARALLEL := -n $(shell n=$$(($$(nproc) * 2 + 1)); [ $$n -gt 5 ] && n=5; echo $$n
 NOT_ON_POSTGRES := e2e vpn agent fakes sessions/guacamole sessions/gateways portal/browser \
 	$(addprefix test_,throwaway.py documents.py house.py imports.py) machines/test_handshake_real.py \
 	$(addprefix machines/authorisation/test_,openvpn.py isolation.py two_ways.py) \
-	$(addprefix portal/test_,demo.py serve.py secrets_on_the_way.py environment.py proxies.py slow_lines.py vpn_lines.py) \
-	$(addprefix portal/test_,api_schema.py api_permissions.py) \
+	$(addprefix portal/test_,demo.py demo_seeding.py serve.py secrets_on_the_way.py environment.py proxies.py) \
+	$(addprefix portal/test_,slow_lines.py vpn_lines.py api_schema.py api_permissions.py) \
 	$(addprefix portal/test_,worker_decisions.py) machines/test_rota.py \
 	$(addprefix machines/telemetry/test_,iot_core.py http.py) \
 	$(addprefix portal/test_,doctor.py doctor_aws.py faces.py message_pages.py pages.py) \

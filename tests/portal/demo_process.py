@@ -1,0 +1,127 @@
+"""`manage.py demo` as a program, with ports, a database and a state folder of its own; and the logins that it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from portal.demo.plan import EVERYWHERE
+from tests import migrated
+
+ROOT = Path(__file__).resolve().parents[2]
+MILANO = EVERYWHERE.machines[0]
+LOGINS = ("alice", "bob", "charlie", "dora", "emi")
+
+
+def logins_in(said: str) -> dict[str, str]:
+    return dict(re.findall(r"as +(\w+) +(\S+)", said))
+
+
+def free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [listener.getsockname()[1] for listener in listeners]
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+class Demo:
+    """`manage.py demo` as a newcomer has it, with ports and a database of its own."""
+
+    def __init__(self, state: Path, **environment: str) -> None:
+        self.public, self.machines, self.street = free_ports(3)
+        self.state = state
+        self.output = state / "said"
+        self._mark = f"STATE_DIR={state}"
+        self._environment = {
+            **os.environ,
+            "STATE_DIR": str(state),
+            "INSTALLATION": str(state),
+            "DATABASE_URL": f"sqlite:///{state / 'demo.sqlite3'}",
+            "PUBLIC_BIND": f"127.0.0.1:{self.public}",
+            "MACHINE_API_BIND": f"127.0.0.1:{self.machines}",
+            "STREET_PORT": str(self.street),
+            **environment,
+        }
+        migrated.copy_to(state / "demo.sqlite3")
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False)
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        with open(self.output, "wb") as output:
+            command = [sys.executable, "manage.py", "demo"]
+            process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
+        try:
+            wait_until(
+                lambda: "charlie" in self.logins() or process.poll() is not None,
+                "the logins",
+                self.all_said,
+                timeout_s=120,
+            )
+            assert process.poll() is None, self.said()
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(60)
+
+    def press(self, serial: str) -> None:
+        """Presses help on a machine from a terminal; returns when its screen says that the desktop is ready."""
+        folder = str(self.state / "demo" / "machines")
+        command = [sys.executable, "-m", "agent.simulator", "press", "--folder", folder, "--machine", serial]
+        lines: list[str] = []
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as pressing:
+            assert pressing.stdout is not None
+            for line in pressing.stdout:
+                lines.append(line)
+                if line.startswith("ready"):
+                    break
+            pressing.kill()
+        assert lines and lines[-1].startswith("ready"), "".join(lines) + self.all_said()
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def all_said(self) -> str:
+        """What the demo and all of its programs have written."""
+        logs = [self.output, *sorted((self.state / "demo").glob("*.log")), *sorted(self.state.rglob("run/*.log"))]
+        return "".join(f"--- {log.relative_to(self.state)}\n{log.read_text(errors='replace')}" for log in logs)
+
+    def logins(self) -> dict[str, str]:
+        return logins_in(self.said())
+
+    def processes(self) -> list[str]:
+        """What runs with this demo's state folder in its environment, guacd too."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                names = (path / "environ").read_bytes().split(b"\0")
+                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            marks = (self._mark, f"PORTAFILTER_INSTALLATION={self._environment['INSTALLATION']}")
+            if command and any(mark.encode() in names for mark in marks):
+                found.append(command)
+        return found
+
+
+def wait_until(holds: Any, what: str, told: Any, *, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s. {told()}"
+        time.sleep(0.05)
