@@ -17,7 +17,7 @@ NOT_ON_POSTGRES := e2e vpn agent fakes sessions/guacamole sessions/gateways port
 	$(addprefix portal/test_,demo.py demo_seeding.py serve.py secrets_on_the_way.py environment.py proxies.py) \
 	$(addprefix portal/test_,slow_lines.py vpn_lines.py api_schema.py api_permissions.py) \
 	$(addprefix portal/test_,worker_decisions.py) machines/test_rota.py \
-	$(addprefix machines/telemetry/test_,iot_core.py http.py) \
+	$(addprefix machines/telemetry/test_,iot_core.py iot_core_strict.py iot_core_refusals.py http.py) \
 	$(addprefix portal/test_,doctor.py doctor_aws.py faces.py message_pages.py pages.py) \
 	$(addprefix notifications/test_,email.py push_rules.py sns_channel.py sns_settings.py sns_whole.py web_push.py wording.py) \
 	$(addprefix backbone/test_,commands.py deploy.py edge_template.py image_scripts.py images.py join.py) \

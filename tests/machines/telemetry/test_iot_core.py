@@ -1,11 +1,8 @@
-"""Telemetry by AWS IoT Core: against moto's real HTTP server, and against a stricter one where moto is too kind."""
+"""Telemetry by AWS IoT Core against moto's real HTTP server: questions, and an invitation."""
 
 from __future__ import annotations
 
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,30 +11,19 @@ import pytest
 from django.test import override_settings
 from pytest_django.fixtures import Settings
 
-from machines import aws, enrolment, identities
+from machines import enrolment, identities
 from machines.models import EnrolmentCode, Machine, ProfileDelivery, SecurityEvent, VpnIdentity
 from machines.profile_passes import ProfilePasses, request_profile
 from machines.telemetry import asking, iot_core
-from machines.telemetry.base import Invitation, InvitingDriver, MachineUnknown, Profile, TelemetryError
+from machines.telemetry.base import InvitingDriver, MachineUnknown, Profile, TelemetryError
 from machines.telemetry.iot_core import IotCoreTelemetry
 from tests.machines.cast import new_machine
 from tests.machines.requests import request as csr
 from tests.machines.telemetry.contract import Arrangement, TelemetryContract
+from tests.machines.telemetry.iot import NOW, REGION, Iot, credentials
 from tests.sessions.rescues import Clock, person
 
-REGION = "eu-west-1"
-NOW = datetime(2026, 11, 23, 7, 40, tzinfo=UTC)
 pytestmark = pytest.mark.django_db
-
-
-def credentials(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
-    for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    for name, value in {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", **values}.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -64,50 +50,6 @@ def iot(aws_of_the_tests: Iot, settings: Settings) -> Iot:
     settings.AWS_REGION = REGION
     aws_of_the_tests.backend.reset()
     return aws_of_the_tests
-
-
-class Iot:
-    def __init__(self, backend: Any, endpoint: str) -> None:
-        import boto3
-
-        self.backend, self.endpoint = backend, endpoint
-        self.driver = IotCoreTelemetry()
-        self.things: Any = boto3.client("iot", region_name=REGION)
-        self.data: Any = boto3.client("iot-data", region_name=REGION)
-
-    def thing(self, machine: Machine, **attributes: str) -> None:
-        name = iot_core.thing_name(machine)
-        if not any(one["thingName"] == name for one in self.things.list_things()["things"]):
-            self.things.create_thing(thingName=name)  # moto would replace one that is there
-        payload = {"attributes": attributes, "merge": True}
-        self.things.update_thing(thingName=name, attributePayload=payload)
-
-    def attributes(self, machine: Machine) -> dict[str, str]:
-        found: dict[str, str] = self.things.describe_thing(thingName=iot_core.thing_name(machine))["attributes"]
-        return found
-
-    def report(self, machine: Machine, **reported: object) -> None:
-        self.data.update_thing_shadow(
-            thingName=iot_core.thing_name(machine),
-            shadowName="remote-desktop",
-            payload=json.dumps({"state": {"reported": reported}}),
-        )
-
-    def desired(self, machine: Machine) -> dict[str, Any]:
-        answer = self.data.get_thing_shadow(thingName=iot_core.thing_name(machine), shadowName="remote-desktop")
-        found: dict[str, Any] = json.loads(answer["payload"].read())["state"].get("desired", {})
-        return found
-
-    def jobs(self, machine: Machine) -> list[str]:
-        answer = self.things.list_job_executions_for_thing(thingName=iot_core.thing_name(machine))
-        return sorted(one["jobId"] for one in answer["executionSummaries"])
-
-    def set_job(self, machine: Machine, status: str) -> None:
-        """What the machine does over MQTT, which moto does not have."""
-        name = iot_core.thing_name(machine)
-        for (_, thing), execution in self.backend.job_executions.items():
-            if thing == name:
-                execution.status = status
 
 
 class Things:
@@ -214,6 +156,13 @@ def test_rescue_asks_it_as_any_other(iot: Iot, settings: Settings, monkeypatch: 
         assert ([one.username for one in duty.candidates], duty.source) == (["alice"], "iot_core")
     finally:
         asking.forget()
+
+
+def test_mapping_of_nothing_is_nothing() -> None:
+    empty: Mapping[str, Any] = {}
+    assert iot_core._newest(None) is None
+    assert iot_core._newest({"a": {"timestamp": True}, "b": [{"timestamp": 5}]}) == datetime.fromtimestamp(5, UTC)
+    assert iot_core._object([]) == empty
 
 
 # --- an invitation ----------------------------------------------------------------------------------------------------
@@ -356,269 +305,3 @@ def test_line_to_aws_that_is_down_is_only_another_try(wish: Wish, monkeypatch: p
     wish.driver = good
     wish.later()
     assert len(wish.iot.jobs(wish.machine)) == 1
-
-
-# --- what moto is too kind for ----------------------------------------------------------------------------------------
-
-
-class StrictAws:
-    """AWS as its documents have it, where moto lets anything pass: names, attributes, sizes, what exists, versions."""
-
-    def __init__(self) -> None:
-        self.things: dict[str, dict[str, Any]] = {}
-        self.shadows: dict[str, dict[str, Any]] = {}
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.types: dict[str, dict[str, Any]] = {}
-        self.calls: list[str] = []
-        # Called before each call: somebody else who is faster.
-        self.meanwhile: dict[str, Any] = {}
-
-    def call(self, service: str, name: str, /, *, about: str, setting: str, **given: Any) -> Any:
-        import re
-
-        self.calls.append(name)
-        if act := self.meanwhile.pop(name, None):
-            act()
-        if "thingName" in given and not re.fullmatch(r"[a-zA-Z0-9:_-]{1,128}", given["thingName"]):
-            raise AssertionError(f"no name of a thing: {given['thingName']}")
-        if "jobId" in given and not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", given["jobId"]):
-            raise AssertionError(f"no name of a job: {given['jobId']}")
-        for key, value in given.get("attributePayload", {}).get("attributes", {}).items():
-            if not re.fullmatch(r"[a-zA-Z0-9_.,@/:#=\[\]-]{0,800}", value) or not re.fullmatch(
-                r"[\w.@/:#-]{1,128}", key
-            ):
-                raise AssertionError(f"no attribute: {key}={value}")
-        return getattr(self, f"on_{name}")(**given)
-
-    def on_DescribeThing(self, thingName: str) -> Any:
-        return dict(self.found(self.things, thingName))
-
-    def on_CreateThing(self, thingName: str, thingTypeName: str, attributePayload: Any) -> Any:
-        self.found(self.types, thingTypeName)
-        if thingName in self.things:
-            raise aws.AwsError("exists", code="ResourceAlreadyExistsException")
-        self.things[thingName] = {
-            "thingName": thingName,
-            "thingArn": f"arn:{thingName}",
-            "version": 1,
-            **attributePayload,
-        }
-        return self.things[thingName]
-
-    def on_UpdateThing(self, thingName: str, attributePayload: Any, expectedVersion: int) -> Any:
-        thing = self.found(self.things, thingName)
-        if thing["version"] != expectedVersion:
-            raise aws.AwsError("version conflict", code="VersionConflictException")
-        assert attributePayload["merge"] is True, "the others' attributes would go"
-        thing["attributes"] = {**thing["attributes"], **attributePayload["attributes"]}
-        thing["version"] += 1
-
-    def on_DescribeThingType(self, thingTypeName: str) -> Any:
-        return self.found(self.types, thingTypeName)
-
-    def on_CreateThingType(self, thingTypeName: str, thingTypeProperties: Any) -> Any:
-        assert len(thingTypeProperties["searchableAttributes"]) <= 3
-        self.types[thingTypeName] = thingTypeProperties
-
-    def on_DescribeJobExecution(self, jobId: str, thingName: str) -> Any:
-        return {"execution": {"status": self.found(self.jobs, jobId)["status"]}}
-
-    def on_CreateJob(self, jobId: str, document: str, targets: list[str], **_: Any) -> Any:
-        if jobId in self.jobs:
-            raise aws.AwsError("exists", code="ResourceAlreadyExistsException")
-        assert len(document) <= 32 * 1024
-        self.jobs[jobId] = {"status": "QUEUED", "targets": targets}
-
-    def on_GetThingShadow(self, thingName: str, shadowName: str) -> Any:
-        shadow = self.found(self.shadows, thingName)
-        return {"payload": json.dumps({"state": shadow}).encode()}
-
-    def on_UpdateThingShadow(self, thingName: str, shadowName: str, payload: bytes) -> Any:
-        assert len(payload) <= 8 * 1024
-        self.found(self.things, thingName)
-        desired = self.shadows.setdefault(thingName, {}).setdefault("desired", {})
-        for key, value in json.loads(payload)["state"]["desired"].items():
-            if value is None:
-                desired.pop(key, None)
-            else:
-                desired[key] = value
-
-    @staticmethod
-    def found(where: dict[str, Any], name: str) -> Any:
-        if name not in where:
-            raise aws.AwsError("not found", kind=aws.Kind.NOT_FOUND)
-        return where[name]
-
-
-@pytest.fixture
-def strict(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
-    settings.AWS_REGION = REGION
-    found = StrictAws()
-    monkeypatch.setattr(iot_core, "Aws", lambda region: found)
-    return found
-
-
-def invitation(issued: list[str] | None = None) -> Invitation:
-    def issue() -> tuple[str, datetime]:
-        if issued is not None:
-            issued.append("code")
-        return "ABCDE-ABCDE-ABCDE-ABCDE", datetime.now(UTC) + timedelta(minutes=15)
-
-    return Invitation("7-20261123074000123456", "https://portal.example.com/enrol/", issue)
-
-
-def test_things_and_sites_of_any_name_fit_into_aws(strict: StrictAws) -> None:
-    machine = new_machine("A.1_x-" + "9" * 50)
-    machine.site.name = "Köln, Straße 1 “Süd” – 東京 " * 3
-    IotCoreTelemetry().invite(machine, invitation())
-    (thing,) = strict.things.values()
-    assert thing["attributes"]["site"].startswith("koln-strae-1-sud")
-    assert strict.types == {"portafilter-machine": {"searchableAttributes": ["operator", "fleet", "site"]}}
-
-
-def test_somebody_who_is_faster_changes_nothing(strict: StrictAws) -> None:
-    machine, driver = new_machine(), IotCoreTelemetry()
-    theirs: dict[str, Any] = {"thingName": "north-A1", "thingArn": "arn:1", "version": 4}
-    theirs["attributes"] = {"operator": "alice", "fleet": "north", "serial": "A1"}
-    strict.meanwhile["CreateThing"] = lambda: strict.things.update({"north-A1": theirs})
-    strict.meanwhile["CreateJob"] = lambda: strict.jobs.update(
-        {iot_core.job_id(invitation()): {"status": "QUEUED", "targets": ["arn:1"]}}
-    )
-    driver.invite(machine, invitation())
-    assert strict.things["north-A1"]["attributes"]["operator"] == "alice"
-    assert strict.things["north-A1"]["version"] == 5
-    assert len(strict.jobs) == 1
-
-
-def test_thing_that_changed_meanwhile_is_not_written_over(strict: StrictAws) -> None:
-    machine, driver = new_machine(), IotCoreTelemetry()
-    thing: dict[str, Any] = {"thingName": "north-A1", "thingArn": "arn:1", "version": 4}
-    thing["attributes"] = {"fleet": "north", "serial": "A1", "site": "old"}
-    strict.things["north-A1"] = thing
-    strict.meanwhile["UpdateThing"] = lambda: thing.update(version=5)
-    with pytest.raises(TelemetryError) as found:
-        driver.invite(machine, invitation())
-    assert not found.value.permanent
-    driver.invite(machine, invitation())
-
-
-def test_one_call_a_look_while_the_machine_is_away(strict: StrictAws) -> None:
-    machine, driver, issued = new_machine(), IotCoreTelemetry(), list[str]()
-    driver.invite(machine, invitation(issued))
-    strict.calls.clear()
-    driver.invite(machine, invitation(issued))
-    assert strict.calls == ["DescribeJobExecution"]
-    assert issued == []
-
-
-# --- AWS that refuses -------------------------------------------------------------------------------------------------
-
-
-class Refusing(threading.Thread):
-    """An endpoint that answers every call with one error, or not at all."""
-
-    def __init__(self) -> None:
-        super().__init__(name="refusing AWS", daemon=True)
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.code, self.status = "", 400
-        self.is_silent = False
-
-    def run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.server.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(65536)
-                if self.is_silent:
-                    time.sleep(0.3)
-                    continue
-                body = json.dumps({"message": "User arn:aws:iam::123456789012:user/x said no"}).encode()
-                connection.sendall(
-                    f"HTTP/1.1 {self.status} No\r\nx-amzn-ErrorType: {self.code}\r\nContent-Type: application/json\r\n"
-                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-                    + body
-                )
-
-
-@pytest.fixture
-def refusing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
-    found = Refusing()
-    credentials(monkeypatch, AWS_ENDPOINT_URL=f"http://127.0.0.1:{found.server.getsockname()[1]}")
-    settings.AWS_REGION = REGION
-    found.start()
-    yield found
-    found.server.shutdown(socket.SHUT_RDWR)
-    found.server.close()
-
-
-def test_what_aws_refuses_is_one_sentence_that_names_call_and_setting(refusing: Refusing) -> None:
-    machine, driver = new_machine(), IotCoreTelemetry()
-    for code, status, words in [
-        (
-            "AccessDeniedException",
-            403,
-            "may not do that. Allow iot:DescribeThing on thing north-A1 in eu-west-1 (AWS",
-        ),
-        ("ForbiddenException", 403, "Allow iot:DescribeThing on thing north-A1"),
-        ("ExpiredTokenException", 403, "have expired. Renew them."),
-        (
-            "UnrecognizedClientException",
-            403,
-            "AWS does not know the AWS credentials of this process",
-        ),
-        ("InvalidSignatureException", 403, "or not in eu-west-1 (AWS_REGION)."),
-        ("ThrottlingException", 429, "IoT Core takes no more at the moment (ThrottlingException)."),
-        ("InternalFailureException", 500, "IoT Core failed (InternalFailureException); another try may do."),
-        (
-            "InvalidRequestException",
-            400,
-            "refused it (InvalidRequestException) for thing north-A1 in eu-west-1 (AWS_REGION); look at IOT_THING_",
-        ),
-    ]:
-        refusing.code, refusing.status = code, status
-        with pytest.raises(TelemetryError) as found:
-            driver.who_is_responsible(machine, now=NOW)
-        text = str(found.value)
-        assert text.startswith("iot:DescribeThing: ")
-        assert words in text
-        assert "123456789012" not in text
-        assert not found.value.permanent
-
-
-def test_aws_without_credentials_or_region_says_so(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, refusing: Refusing
-) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    machine = new_machine()
-    with pytest.raises(TelemetryError, match="found no whole set of the AWS credentials"):
-        IotCoreTelemetry().who_is_responsible(machine, now=NOW)
-    settings.AWS_REGION = ""
-    with pytest.raises(TelemetryError, match="AWS_REGION: found nothing, expected the region"):
-        IotCoreTelemetry()
-
-
-def test_region_without_iot_core_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    credentials(monkeypatch)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://mars-north-1.invalid:1")
-    settings.AWS_REGION = "mars-north-1"
-    machine = new_machine()
-    with pytest.raises(TelemetryError, match=r"IoT Core in mars-north-1 \(AWS_REGION\) cannot be reached"):
-        IotCoreTelemetry().last_word(machine)
-
-
-def test_aws_that_says_nothing_is_given_up(refusing: Refusing) -> None:
-    refusing.is_silent = True
-    machine, driver = new_machine(), IotCoreTelemetry()
-    driver._aws.answer_s = 0.1
-    with pytest.raises(TelemetryError, match=r"did not answer within 0\.1 s"):
-        driver.who_is_responsible(machine, now=NOW)
-
-
-def test_mapping_of_nothing_is_nothing() -> None:
-    empty: Mapping[str, Any] = {}
-    assert iot_core._newest(None) is None
-    assert iot_core._newest({"a": {"timestamp": True}, "b": [{"timestamp": 5}]}) == datetime.fromtimestamp(5, UTC)
-    assert iot_core._object([]) == empty
