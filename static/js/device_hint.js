@@ -1,9 +1,11 @@
 // The queue's quiet line for who gets messages on no device, until it is put away in this browser.
 
+import { part } from "./dom.js";
+
 const KEY = "no-device-hint";
 
 export function keepDeviceHint() {
-  const hint = document.querySelector('[data-part="no-device"]');
+  const hint = part("no-device");
   if (!hint) return;
   hint.hidden = isPutAway();
   hint.querySelector("button").addEventListener("click", () => {

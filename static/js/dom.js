@@ -45,6 +45,19 @@ export function pageState(id) {
   return JSON.parse(document.getElementById(id).textContent);
 }
 
+/** The one element of the page that its template calls so. */
+export function part(name) {
+  return document.querySelector(`[data-part="${name}"]`);
+}
+
+/** Fills `node` with buttons, given as name → what makes it. While the same ones are offered, those there stay. */
+export function offer(node, buttons) {
+  const offered = Object.keys(buttons).join();
+  if (node.dataset.offered === offered) return;
+  node.dataset.offered = offered;
+  node.replaceChildren(...Object.values(buttons).map((make) => make()));
+}
+
 /** Sets text only when it differs, so that selections and screen readers are left in peace. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

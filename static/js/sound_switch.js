@@ -1,14 +1,14 @@
 // The queue's switch for the sound, and what keeps it silent, in words.
 
-import { announce, setText } from "./dom.js";
+import { announce, part, setText } from "./dom.js";
 import { canSound, onSound, wishSound } from "./sound.js";
 
 const BLOCKED =
   "Sound is on, but browsers keep a page silent until somebody has clicked or typed on it. Click anywhere here, and it will ring.";
 
 export function keepSoundSwitch() {
-  const place = document.querySelector('[data-part="sound"]');
-  const blocked = document.querySelector('[data-part="sound-blocked"]');
+  const place = part("sound");
+  const blocked = part("sound-blocked");
   if (!canSound) return;
   const box = place.querySelector("input");
   place.hidden = false;

@@ -5,7 +5,7 @@ import { Problem, sessions, signInAddress } from "../api.js";
 import * as attention from "../attention.js";
 import { Cards, isEnding, isMine } from "../cards.js";
 import { keepDeviceHint } from "../device_hint.js";
-import { announce, pageState, setText, toast } from "../dom.js";
+import { announce, pageState, part, setText, toast } from "../dom.js";
 import { Live, connectionBanner } from "../live.js";
 import { keepMissed, missedMayHaveChanged } from "../missed.js";
 import { keepSoundSwitch } from "../sound_switch.js";
@@ -145,7 +145,7 @@ function snapshot(open) {
   draw({ quiet });
 }
 
-const liveWord = document.querySelector('[data-part="live"]');
+const liveWord = part("live");
 const banner = connectionBanner(document.querySelector(".connection"));
 
 serverTime(first.server_time);

@@ -272,6 +272,7 @@ def test_watcher_sees_but_sends_nothing(sign_in: SignIn) -> None:
     assert bob.desktop.got("mouse") == []
     assert bob.desktop.got("key") == []
     expect(bob.page.get_by_role("button", name="Ctrl-Alt-Del")).to_be_disabled()
+    expect(bob.page.locator("[data-part=quality] .word")).to_have_text("Watching, good")
     expect(bob.page.locator("[data-action=close]")).to_have_count(0)
 
 
@@ -378,6 +379,14 @@ def test_where_pasting_is_not_allowed_only_typing_is_offered_and_why(sign_in: Si
     alice.desktop.settle(alice.page)
     assert alice.desktop.got("clipboard") == []
     assert ["97", "1"] in alice.desktop.got("key")
+
+
+def test_lost_claim_says_who_was_first(sign_in: SignIn) -> None:
+    bob, _ = at_rescue(sign_in, name="Bob", claim=False)
+    lost = {"status": 409, "code": "already_claimed", "detail": "Alice claimed it at 10:00."}
+    bob.answer("POST", "/claim/", 409, lost)
+    bob.page.locator("[data-action=claim]").click()
+    expect(bob.page.locator("[data-part=refusal]")).to_have_text("Alice claimed it at 10:00.")
 
 
 def test_supervisor_takes_over_or_ends_by_force(sign_in: SignIn) -> None:
