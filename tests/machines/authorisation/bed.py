@@ -20,7 +20,9 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.db import connection
+from pytest_django.fixtures import Settings
 
+from machines import identities
 from machines.authorisation import isolation
 from machines.authorisation.agent import Agent
 from machines.authorisation.hands import Hands
@@ -29,7 +31,10 @@ from machines.authorisation.routes import Routes
 from machines.authorisation.routes import run as run_ip
 from machines.authorisation.rows import read_wishes
 from machines.authorisation.server_files import ServerFiles
+from machines.models import Machine
 from machines.passages import Passage
+from machines.vpn import base
+from machines.vpn_models import VpnConnection, VpnIdentity
 
 ROOT = Path(__file__).resolve().parents[3]
 PEER = str(Path(__file__).with_name("peer.py"))
@@ -39,6 +44,7 @@ SERVER_OUTSIDE = "10.99.0.1"
 API_PORT = 8001
 TCP_DEVICE = "tun-pf-tcp"
 GATEWAY_UIDS = "61000-61009"
+JOINED = "Initialization Sequence Completed"
 
 
 def missing() -> str:
@@ -176,14 +182,14 @@ class Bed:
 
     def start_openvpn(self) -> tuple[subprocess.Popen[bytes], Path]:
         self.openvpn, log = self.run(self.server, "openvpn", "--config", str(self.vpn_dir / "server.conf"))
-        until(lambda: said(log, "Initialization Sequence Completed"), what="OpenVPN")
+        until(lambda: said(log, JOINED), what="OpenVPN")
         self.openvpn_log = log
         return self.openvpn, log
 
     def start_tcp_openvpn(self) -> subprocess.Popen[bytes]:
         """The second one, for those who come in over TCP."""
         process, log = self.run(self.server, "openvpn", "--config", str(self.vpn_dir / "server-tcp.conf"))
-        until(lambda: said(log, "Initialization Sequence Completed"), what=lambda: text(log))
+        until(lambda: said(log, JOINED), what=lambda: text(log))
         return process
 
     def write(self) -> None:
@@ -239,6 +245,36 @@ def made() -> Iterator[Bed]:
             yield bed
         finally:
             bed.close()
+
+
+@contextmanager
+def serving(settings: Settings, **chosen: object) -> Iterator[Bed]:
+    """A bed that the settings are about, and these besides; its OpenVPN runs, and no agent does yet."""
+    with made() as bed:
+        settings.VPN = "openvpn"
+        settings.VPN_NETWORK = ipaddress.ip_network(NETWORK)
+        settings.VPN_REMOTE = SERVER_OUTSIDE
+        settings.VPN_DIR = bed.vpn_dir
+        for name, value in chosen.items():
+            setattr(settings, name, value)
+        base.get_driver.cache_clear()
+        bed.write()
+        bed.start_openvpn()
+        yield bed
+        base.get_driver.cache_clear()
+
+
+def profile(machine: Machine) -> tuple[VpnIdentity, str]:
+    identity = identities.issue_identity(machine)
+    return identity, identities.hand_over(identity)
+
+
+def joined(log: Path, *, timeout_s: float = 40) -> None:
+    until(lambda: said(log, JOINED), timeout_s=timeout_s, what=lambda: text(log)[-3000:])
+
+
+def open_rows(machine: Machine) -> int:
+    return VpnConnection.objects.filter(machine=machine, ended_at=None).count()
 
 
 def ip(*arguments: str) -> str:

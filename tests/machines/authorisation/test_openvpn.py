@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 import subprocess
 import time
@@ -11,68 +10,31 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from machines import addresses, identities, passages
+from machines import identities, passages
 from machines.authorisation import hands, rows
-from machines.models import Fleet, Machine, MachineModel, SecurityEvent, Site
+from machines.models import Machine, SecurityEvent
 from machines.passages import Passage
-from machines.vpn import base
-from machines.vpn_models import VpnConnection, VpnIdentity
+from machines.vpn_models import VpnConnection
 from tests.machines.authorisation import bed as beds
-from tests.machines.authorisation.bed import Bed, said, text, until
+from tests.machines.authorisation.bed import JOINED, Bed, joined, open_rows, profile, said, text, until
+from tests.machines.cast import new_machine
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(bool(beds.missing()), reason=f"a real OpenVPN in namespaces {beds.missing()}"),
 ]
-JOINED = "Initialization Sequence Completed"
 
 
 @pytest.fixture
 def bed(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Bed]:
     """Over UDP, if a test does not choose."""
-    with beds.made() as made:
-        settings.VPN = "openvpn"
-        settings.VPN_NETWORK = ipaddress.ip_network(beds.NETWORK)
-        settings.VPN_REMOTE = beds.SERVER_OUTSIDE
-        settings.VPN_DIR = made.vpn_dir
-        settings.VPN_PROTOCOL = getattr(request, "param", "udp")
-        base.get_driver.cache_clear()
-        made.write()
-        made.start_openvpn()
-        yield made
-        base.get_driver.cache_clear()
-
-
-@pytest.fixture
-def agent(bed: Bed) -> Iterator[None]:
-    with bed.agent():
-        yield
-
-
-def machine(serial: str = "A1") -> Machine:
-    fleet, _ = Fleet.objects.get_or_create(name="North", defaults={"slug": "north"})
-    site, _ = Site.objects.get_or_create(
-        fleet=fleet, name="Station", defaults={"city": "Milano", "country": "IT", "time_zone": "Europe/Rome"}
-    )
-    model, _ = MachineModel.objects.get_or_create(name="Aurora 9")
-    with transaction.atomic():
-        return Machine.objects.create(
-            fleet=fleet, site=site, model=model, serial=serial, vpn_address=addresses.allocate_address(fleet)
-        )
-
-
-def profile(machine: Machine) -> tuple[VpnIdentity, str]:
-    identity = identities.issue_identity(machine)
-    return identity, identities.hand_over(identity)
-
-
-def joined(log: Path, *, timeout_s: float = 40) -> None:
-    until(lambda: said(log, JOINED), timeout_s=timeout_s, what=lambda: text(log)[-3000:])
+    with beds.serving(settings, VPN_PROTOCOL=getattr(request, "param", "udp")) as bed:
+        yield bed
 
 
 def refused(client: subprocess.Popen[bytes], log: Path, *, timeout_s: float = 40) -> None:
@@ -81,12 +43,8 @@ def refused(client: subprocess.Popen[bytes], log: Path, *, timeout_s: float = 40
     assert not said(log, JOINED)
 
 
-def open_rows(machine: Machine) -> int:
-    return VpnConnection.objects.filter(machine=machine, ended_at=None).count()
-
-
 def test_registered_machine_joins_at_its_address_and_is_seen(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     identity, text_of_profile = profile(a1)
     _, log = bed.connect("a", text_of_profile)
     joined(log)
@@ -100,7 +58,7 @@ def test_registered_machine_joins_at_its_address_and_is_seen(bed: Bed, agent: No
 
 
 def test_revoked_machine_is_refused_by_openvpn_itself(bed: Bed, agent: None) -> None:
-    identity, text_of_profile = profile(machine())
+    identity, text_of_profile = profile(new_machine())
     identities.revoke(identity, reason="lost")
     serial = int(identity.serial, 16)
     crl = bed.vpn_dir / "crl.pem"
@@ -111,7 +69,7 @@ def test_revoked_machine_is_refused_by_openvpn_itself(bed: Bed, agent: None) -> 
 
 
 def test_frozen_machine_is_refused_by_name_and_admitted_when_unfrozen(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     _, text_of_profile = profile(a1)
     identities.freeze(a1, "code used twice")
     refused(*bed.connect("a", text_of_profile))
@@ -123,12 +81,12 @@ def test_frozen_machine_is_refused_by_name_and_admitted_when_unfrozen(bed: Bed, 
 
 
 def test_machine_registered_this_moment_is_not_turned_away(bed: Bed, agent: None) -> None:
-    _, log = bed.connect("a", profile(machine())[1])
+    _, log = bed.connect("a", profile(new_machine())[1])
     joined(log)
 
 
 def test_revoked_machine_is_out_within_5_s_and_stays_out(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     identity, text_of_profile = profile(a1)
     client, log = bed.connect("a", text_of_profile)
     joined(log)
@@ -143,7 +101,7 @@ def test_revoked_machine_is_out_within_5_s_and_stays_out(bed: Bed, agent: None) 
 
 @pytest.mark.parametrize("bed", ["udp", "tcp"], indirect=True)
 def test_revoked_machine_that_does_not_obey_is_dropped_all_the_same(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     _, text_of_profile = profile(a1)
     client, log = bed.connect("a", text_of_profile)
     joined(log)
@@ -154,7 +112,7 @@ def test_revoked_machine_that_does_not_obey_is_dropped_all_the_same(bed: Bed, ag
 
 
 def test_wish_that_a_tunnel_ends_ends_the_client_for_good(bed: Bed, agent: None) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     client, log = bed.connect("a", profile(a1)[1])
     other, other_log = bed.connect("b", profile(a2)[1])
     joined(log)
@@ -172,12 +130,12 @@ def test_wish_that_a_tunnel_ends_ends_the_client_for_good(bed: Bed, agent: None)
 
 
 def test_wish_for_a_machine_that_is_not_connected_is_fulfilled_at_once(bed: Bed, agent: None) -> None:
-    wish = identities.end_tunnel_wish(machine(), "The rescue is over.")
+    wish = identities.end_tunnel_wish(new_machine(), "The rescue is over.")
     until(lambda: type(wish).objects.get(pk=wish.pk).done_at, timeout_s=5)
 
 
 def test_same_identity_from_a_second_place_is_refused_with_an_alarm(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     _, text_of_profile = profile(a1)
     client, log = bed.connect("a", text_of_profile)
     joined(log)
@@ -192,7 +150,7 @@ def test_same_identity_from_a_second_place_is_refused_with_an_alarm(bed: Bed, ag
 
 
 def test_renewed_identity_takes_over_and_the_old_one_is_revoked(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     old, text_of_old = profile(a1)
     _, log = bed.connect("a", text_of_old)
     joined(log)
@@ -207,7 +165,7 @@ def test_renewed_identity_takes_over_and_the_old_one_is_revoked(bed: Bed, agent:
 
 
 def test_agent_that_is_killed_takes_its_tunnels_over_and_admits_again(bed: Bed) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     _, text_of_profile = profile(a2)
     agent, _ = bed.start_agent()
     client, log = bed.connect("a", profile(a1)[1])
@@ -228,7 +186,7 @@ def test_agent_that_is_killed_takes_its_tunnels_over_and_admits_again(bed: Bed) 
 
 
 def test_machine_revoked_while_the_agent_was_dead_is_out_when_it_is_back(bed: Bed) -> None:
-    a1 = machine()
+    a1 = new_machine()
     agent, _ = bed.start_agent()
     client, log = bed.connect("a", profile(a1)[1])
     joined(log)
@@ -242,7 +200,7 @@ def test_machine_revoked_while_the_agent_was_dead_is_out_when_it_is_back(bed: Be
 
 
 def test_tunnel_that_nobody_wrote_down_comes_in_anew(bed: Bed) -> None:
-    a1 = machine()
+    a1 = new_machine()
     agent, _ = bed.start_agent()
     client, log = bed.connect("a", profile(a1)[1])
     joined(log)
@@ -256,7 +214,7 @@ def test_tunnel_that_nobody_wrote_down_comes_in_anew(bed: Bed) -> None:
 
 
 def test_openvpn_that_is_killed_comes_back_with_its_machines(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     client, log = bed.connect("a", profile(a1)[1])
     joined(log)
     until(lambda: open_rows(a1))
@@ -271,7 +229,7 @@ def test_openvpn_that_is_killed_comes_back_with_its_machines(bed: Bed, agent: No
 
 
 def test_database_away_the_file_decides_and_rows_follow_later(bed: Bed) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     _, text_of_a1 = profile(a1)
     agent, _ = bed.start_agent()
     agent.terminate()
@@ -294,7 +252,7 @@ def test_database_away_the_file_decides_and_rows_follow_later(bed: Bed) -> None:
 def test_database_away_for_a_while_keeps_nobody_out_and_loses_no_row(
     bed: Bed, agent: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     profiles = [profile(one)[1] for one in (a1, a2)]
     client, log = bed.connect("a", profiles[0])
     joined(log)
@@ -349,7 +307,7 @@ def test_second_agent_is_told_that_there_is_one(bed: Bed) -> None:
 
 
 def test_machines_reach_the_private_api_but_not_each_other(bed: Bed, agent: None) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     for place, one in (("a", a1), ("b", a2)):
         _, log = bed.connect(place, profile(one)[1])
         joined(log)
@@ -365,7 +323,7 @@ def test_machines_reach_the_private_api_but_not_each_other(bed: Bed, agent: None
 def test_gateway_reaches_its_machine_while_its_passage_is_wanted(
     bed: Bed, agent: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a1 = machine()
+    a1 = new_machine()
     wanted: set[Passage] = set()
     monkeypatch.setattr(passages, "_sources", [lambda: wanted])
     _, log = bed.connect("a", profile(a1)[1])

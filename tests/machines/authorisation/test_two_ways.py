@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import subprocess
 import time
@@ -15,11 +14,10 @@ from pytest_django.fixtures import Settings
 from machines import identities, passages
 from machines.models import Machine, SecurityEvent
 from machines.passages import Passage
-from machines.vpn import base
 from machines.vpn_models import VpnAuthority, VpnConnection
 from tests.machines.authorisation import bed as beds
-from tests.machines.authorisation.bed import Bed, said, text, until
-from tests.machines.authorisation.test_openvpn import JOINED, joined, machine, open_rows, profile
+from tests.machines.authorisation.bed import JOINED, Bed, joined, open_rows, profile, said, text, until
+from tests.machines.cast import new_machine
 
 pytestmark = [
     pytest.mark.real,
@@ -31,25 +29,10 @@ RDP = 3389
 
 @pytest.fixture
 def bed(settings: Settings) -> Iterator[Bed]:
-    with beds.made() as made:
-        settings.VPN = "openvpn"
-        settings.VPN_NETWORK = ipaddress.ip_network(beds.NETWORK)
-        settings.VPN_REMOTE = beds.SERVER_OUTSIDE
-        settings.VPN_DIR = made.vpn_dir
-        settings.VPN_TCP_PORT = 443
-        base.get_driver.cache_clear()
-        made.write()
-        made.start_openvpn()
-        made.start_tcp_openvpn()
-        beds.ip("netns", "exec", made.server, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        yield made
-        base.get_driver.cache_clear()
-
-
-@pytest.fixture
-def agent(bed: Bed) -> Iterator[None]:
-    with bed.agent():
-        yield
+    with beds.serving(settings, VPN_TCP_PORT=443) as bed:
+        bed.start_tcp_openvpn()
+        beds.ip("netns", "exec", bed.server, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        yield bed
 
 
 @pytest.fixture
@@ -95,7 +78,7 @@ def leads_over_tcp(bed: Bed, one: Machine) -> bool:
 def test_machine_without_udp_is_in_over_tcp_and_reached_as_any_other(
     bed: Bed, agent: None, reachable: set[Passage]
 ) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     drop_udp(bed, "a")
     began = time.monotonic()
     connects(bed, "a", a1, over_tcp=False)
@@ -130,7 +113,7 @@ def test_machine_without_udp_is_in_over_tcp_and_reached_as_any_other(
 
 
 def test_machine_whose_udp_dies_goes_over_to_tcp_and_stays_one_machine(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     client, _ = connects(bed, "a", a1, over_tcp=False)
     first = VpnConnection.objects.get()
     drop_udp(bed, "a")
@@ -151,7 +134,7 @@ def test_machine_whose_udp_dies_goes_over_to_tcp_and_stays_one_machine(bed: Bed,
 
 
 def test_same_identity_over_the_other_way_from_elsewhere_is_a_theft(bed: Bed, agent: None) -> None:
-    a1 = machine()
+    a1 = new_machine()
     _, text_of_profile = profile(a1)
     client, log = bed.connect("a", text_of_profile)
     joined(log)
@@ -164,7 +147,7 @@ def test_same_identity_over_the_other_way_from_elsewhere_is_a_theft(bed: Bed, ag
 
 
 def test_machine_revoked_over_tcp_is_out_within_5_s(bed: Bed, agent: None) -> None:
-    a1, a2 = machine("A1"), machine("A2")
+    a1, a2 = new_machine("A1"), new_machine("A2")
     client, _ = connects(bed, "a", a1, over_tcp=True)
     over_udp, _ = connects(bed, "b", a2, over_tcp=False)
     identities.freeze(a1, "stolen")
@@ -176,7 +159,7 @@ def test_machine_revoked_over_tcp_is_out_within_5_s(bed: Bed, agent: None) -> No
 
 
 def test_openvpn_that_is_killed_leaves_the_others_machines_alone(bed: Bed) -> None:
-    a1, a2, a3 = machine("A1"), machine("A2"), machine("A3")
+    a1, a2, a3 = new_machine("A1"), new_machine("A2"), new_machine("A3")
     bed.environment["VPN_TCP_PORT"] = "443"
     agent, _ = bed.start_agent()
     _, over_tcp = connects(bed, "a", a1, over_tcp=True)
