@@ -40,7 +40,7 @@ LONGEST_FIRST = (
     "sessions/test_tunnel.py",
     "portal/browser/test_queue.py",
     "backbone/test_templates.py",
-    "sessions/gateways/test_ecs_crashes.py",
+    "sessions/gateways/ecs/test_crashes.py",
     "portal/browser/test_push.py",
     "portal/test_api_schema.py",
     "portal/test_api_permissions.py",

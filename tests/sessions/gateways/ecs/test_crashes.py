@@ -20,9 +20,9 @@ import pytest
 
 from sessions.gateways import processes
 from tests.fakes.ecs import FakeEcs
-from tests.sessions.gateways.crashing import SWEEP_EVERY_S
+from tests.sessions.gateways.ecs.crashing import SWEEP_EVERY_S
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 pytestmark = pytest.mark.real
 
@@ -43,7 +43,7 @@ class Lives:
         self.log = folder / "log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.sessions.gateways.crashing"], cwd=ROOT, env=surroundings, text=True,
+                [sys.executable, "-m", "tests.sessions.gateways.ecs.crashing"], cwd=ROOT, env=surroundings, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._hear()

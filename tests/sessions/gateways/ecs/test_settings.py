@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-SETTINGS = Path(__file__).resolve().parents[3] / "portal" / "settings.py"
+SETTINGS = Path(__file__).resolve().parents[4] / "portal" / "settings.py"
 GOOD = {
     "GATEWAY": "ecs",
     "AWS_REGION": "eu-west-1",

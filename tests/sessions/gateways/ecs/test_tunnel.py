@@ -22,7 +22,7 @@ from sessions.states import GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.ecs import FOR_EVER, FakeEcs, Life, Task
 from tests.sessions.gateways.conftest import until
-from tests.sessions.gateways.test_ecs_workers import NoVpn
+from tests.sessions.gateways.ecs.test_workers import NoVpn
 from tests.sessions.rescues import Clock, press
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db]
