@@ -9,11 +9,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from machines.hosts import is_this_computer
+
+_Value = TypeVar("_Value")
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -24,6 +27,14 @@ _THIS_COMPUTER = "localhost, 127.0.0.0/8 or ::1"
 
 class SettingError(Exception):
     """A setting is missing or cannot be understood; the text names it, what was found and what was expected."""
+
+
+def check(name: str, value: _Value, rule: Callable[[_Value], object]) -> None:
+    """Has a rule of another module look at a setting: its ValueError, which says no secret, becomes a SettingError."""
+    try:
+        rule(value)
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from None
 
 
 def read_env_file(path: Path) -> dict[str, str]:

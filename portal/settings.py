@@ -16,7 +16,7 @@ from machines.vpn import networks
 from notifications import mail_server, push_rules
 from notifications.sns_messages import AWS_REGION_NAME, TOPIC
 from portal import servers
-from portal.environment import Environment, SettingError
+from portal.environment import Environment, SettingError, check
 from portal.origins import canonical
 from portal.static_headers import keep_while_asking
 
@@ -159,7 +159,7 @@ try:
     TELEMETRY_KEY_ID = env.text("TELEMETRY_KEY_ID", "portafilter")
     TELEMETRY_KEY = env.secret("TELEMETRY_KEY", "")
     _IS_WEB_APP = TELEMETRY in {"http", "machines.telemetry.http.HttpTelemetry"} and not _BEFORE_SECRETS
-    for _name, _value, _check in (
+    for _name, _value, _rule in (
         ("TELEMETRY_URL", TELEMETRY_URL, web_rules.check_url),
         ("TELEMETRY_KEY_ID", TELEMETRY_KEY_ID, web_rules.check_key_id),
         ("TELEMETRY_KEY", TELEMETRY_KEY, web_rules.check_key),
@@ -167,10 +167,7 @@ try:
         if not _value and _IS_WEB_APP:
             raise SettingError(f"{_name} is not set, and TELEMETRY={TELEMETRY} needs it")
         if _value:
-            try:
-                _check(_value)
-            except ValueError as error:
-                raise SettingError(f"{_name}: {error}") from None
+            check(_name, _value, _rule)
 
     # --- AWS; who we are there is for AWS' own variables or the computer's role ---------------------------------------
     AWS_REGION = env.matching(
@@ -222,10 +219,7 @@ try:
     # --- messages to people -------------------------------------------------------------------------------------------
     # By this key push services know that it is this installation that sends; without one there is no Web Push.
     VAPID_PRIVATE_KEY = env.secret("VAPID_PRIVATE_KEY", "")
-    try:
-        push_rules.check_vapid_key(VAPID_PRIVATE_KEY)
-    except ValueError as error:
-        raise SettingError(f"VAPID_PRIVATE_KEY: {error}") from error
+    check("VAPID_PRIVATE_KEY", VAPID_PRIVATE_KEY, push_rules.check_vapid_key)
     # Whom a push service may write to about it; Apple's takes none at localhost.
     _CONTACT = PUBLIC_ORIGINS[0] if PUBLIC_ORIGINS[0].startswith("https://") else "mailto:portafilter@localhost"
     VAPID_SUBJECT = env.matching(
@@ -235,16 +229,10 @@ try:
         expected="mailto: with an address, or an https:// address",
     )
     PUSH_SERVICES = env.items("PUSH_SERVICES", push_rules.DEFAULT_SERVICES)
-    try:
-        push_rules.parse_services(tuple(PUSH_SERVICES))
-    except ValueError as error:
-        raise SettingError(f"PUSH_SERVICES: {error}") from error
+    check("PUSH_SERVICES", tuple(PUSH_SERVICES), push_rules.parse_services)
     # The mail server that takes messages; empty: no e-mail.
     NOTIFY_EMAIL_URL = env.secret("NOTIFY_EMAIL_URL", "")
-    try:
-        mail_server.parse(NOTIFY_EMAIL_URL)
-    except ValueError as error:
-        raise SettingError(f"NOTIFY_EMAIL_URL: {error}") from None
+    check("NOTIFY_EMAIL_URL", NOTIFY_EMAIL_URL, mail_server.parse)
     NOTIFY_EMAIL_FROM = env.matching(
         "NOTIFY_EMAIL_FROM",
         mail_server.default_sender(str(urlsplit(PUBLIC_ORIGINS[0]).hostname)),

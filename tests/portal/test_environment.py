@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import socket
 import stat
 import subprocess
@@ -12,10 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from py_vapid import Vapid02
 
 from portal.environment import Environment, SettingError, read_env_file
+
+SETTINGS = Path(__file__).resolve().parents[2] / "portal" / "settings.py"
 
 
 def test_values_are_read_by_type() -> None:
@@ -258,6 +262,26 @@ def test_key_for_web_push_signs_as_the_push_services_want_it(tmp_path: Path) -> 
     vapid = Vapid02.from_string(read_env_file(file)["VAPID_PRIVATE_KEY"])
     signed = vapid.sign({"sub": "mailto:ops@example.com", "aud": "https://push.example.com"})
     assert Vapid02.verify(signed["Authorization"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("VAPID_PRIVATE_KEY", "canary", "found no key, expected 32 bytes in base64url"),
+        ("PUSH_SERVICES", "ftp://push.example.com", "found 'ftp://push.example.com', expected"),
+        ("NOTIFY_EMAIL_URL", "imap://alice:canary@mail.example.com", "found something else, expected"),
+        ("TELEMETRY_URL", "ftp://telemetry.example.com", "found"),
+        ("TELEMETRY_KEY", "canary", "found"),
+    ],
+)
+def test_what_a_rule_refuses_stops_the_start_by_its_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured) as found:
+        runpy.run_path(str(SETTINGS))
+    assert str(found.value).startswith(f"{name}: {words}")
+    assert "canary" not in str(found.value)
 
 
 def test_missing_secret_is_added_and_the_others_stay(tmp_path: Path) -> None:
