@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import signal
 import socket
-import subprocess
 from contextlib import suppress
+
+from tests.fakes.ecs.process import WITH_THE_FAKE, TaskProcess
 
 PORT = 4822
 _GUACD = "/usr/sbin/guacd"
@@ -33,40 +33,21 @@ class Addresses:
                 return address
 
 
-class Guacd:
-    """One guacd. Start it in a thread that lives as long as the fake: with that thread the kernel ends it.
+class Guacd(TaskProcess):
+    """One guacd.
 
     For root it has process ids of its own, so that the processes of its connections end with it at once, too. For
     others those end by themselves, within 17 s.
     """
 
     def __init__(self, address: str, task_arn: str) -> None:
-        as_guacd = ["/usr/bin/setpriv", "--pdeathsig=KILL"]
-        chain = [*as_guacd]
+        chain: list[str] = []
         if os.getuid() == 0:
             account = _account()
-            chain += ["/usr/bin/unshare", "--pid", "--fork", "--kill-child=KILL", *as_guacd]
+            chain += ["/usr/bin/unshare", "--pid", "--fork", "--kill-child=KILL", *WITH_THE_FAKE]
             chain += [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
         chain += ["/usr/bin/prlimit", "--core=0", _GUACD, "-f", "-b", address, "-l", str(PORT), "-L", "error"]
-        self.process = subprocess.Popen(
-            chain,
-            env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PORTAFILTER_FAKE_TASK": task_arn},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
-
-    def kill(self) -> int:
-        """Returns when it is gone, and for root whatever it had started, with the code that its container ends with."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        code = self.process.wait()
-        return code if code >= 0 else 128 - code
+        super().__init__(chain, task_arn, {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"})
 
 
 def _account() -> pwd.struct_passwd:

@@ -1,0 +1,37 @@
+"""A process of a fake task: of its own group, with nothing of the tests' surroundings, and found by the task's name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+# The kernel ends what runs so with the thread that has started it.
+WITH_THE_FAKE = ("/usr/bin/setpriv", "--pdeathsig=KILL")
+
+
+class TaskProcess:
+    """What runs in one container. Start it in a thread that lives as long as the fake."""
+
+    def __init__(self, command: Sequence[str], task_arn: str, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [*WITH_THE_FAKE, *command],
+            env={**environment, "PORTAFILTER_FAKE_TASK": task_arn},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> int:
+        """Returns when it is gone with its group, with the code that its container ends with."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
