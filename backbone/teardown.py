@@ -30,32 +30,24 @@ def destroy(deployment: Deployment, *, data: bool) -> None:
             continue
         deployment.say(f"{stack}: deleting it.")
         if stack == "gateways":
-            _empty(deployment, outputs_of(there))
+            # The template's name for it: a stack that never came to be has no outputs, and its cluster perhaps tasks.
+            _empty(deployment, outputs_of(there).get("ClusterName", deployment.installation))
         if stack in stacks.KEPT:
             _unprotect(deployment, outputs_of(there).get("DatabaseIdentifier", deployment.installation))
-        if stack == "network":
-            _remove_accelerators_group(deployment, outputs_of(there).get("VpcId", ""))
+        if stack == "network" and (vpc := outputs_of(there).get("VpcId")):
+            _remove_accelerators_group(deployment, vpc)
         deployment.delete(stack)
     deployment.say(KEPT_WORDS if data else KEPT_DATA_WORDS)
 
 
-def _empty(deployment: Deployment, outputs: Mapping[str, str]) -> None:
+def _empty(deployment: Deployment, cluster: str) -> None:
     """Stops what runs on the gateways' computers and lets go of these, or their group is never empty."""
-    aws, cluster = deployment.cloud.aws, outputs["ClusterName"]
-    about = f"the cluster {cluster}"
-    more: dict[str, str] = {}
-    while True:
-        # A hundred a page.
-        page = deployment.cloud.again(
-            lambda more=more: aws.call(  # type: ignore[misc]
-                "ecs", "ListTasks", about=about, setting="--name", cluster=cluster, **more
-            )
-        )
-        for arn in page["taskArns"]:
-            aws.call("ecs", "StopTask", about=about, setting="--name", cluster=cluster, task=arn, reason="destroy")
-        if not page.get("nextToken"):
-            break
-        more = {"nextToken": page["nextToken"]}
+    aws = deployment.cloud.aws
+    try:
+        _stop_tasks(deployment, cluster)
+    except AwsError as error:
+        if error.kind is not Kind.NOT_FOUND:
+            raise
     group = f"{deployment.installation}-gateway"
     answer = deployment.cloud.again(
         lambda: aws.call(
@@ -73,6 +65,27 @@ def _empty(deployment: Deployment, outputs: Mapping[str, str]) -> None:
             InstanceIds=[one["InstanceId"] for one in instances],
             ProtectedFromScaleIn=False,
         )
+
+
+def _stop_tasks(deployment: Deployment, cluster: str) -> None:
+    aws, about = deployment.cloud.aws, f"the cluster {cluster}"
+    more: dict[str, str] = {}
+    while True:
+        # A hundred a page.
+        page = deployment.cloud.again(
+            lambda more=more: aws.call(  # type: ignore[misc]
+                "ecs", "ListTasks", about=about, setting="--name", cluster=cluster, **more
+            )
+        )
+        for arn in page["taskArns"]:
+            try:
+                aws.call("ecs", "StopTask", about=about, setting="--name", cluster=cluster, task=arn, reason="destroy")
+            except AwsError as error:
+                if error.kind is not Kind.NOT_FOUND:  # it may have ended since
+                    raise
+        if not page.get("nextToken"):
+            return
+        more = {"nextToken": page["nextToken"]}
 
 
 def _unprotect(deployment: Deployment, database: str) -> None:
