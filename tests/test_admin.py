@@ -56,6 +56,7 @@ from sessions.models import (
     SupportSession,
 )
 from sessions.states import EndReason
+from tests.sessions.clients import client_of, manager_of_north
 from tests.sessions.rescues import fleet, machine, person, press
 
 pytestmark = pytest.mark.django_db
@@ -73,10 +74,7 @@ def name_of(model: Any) -> str:
 
 @pytest.fixture
 def manager() -> Client:
-    root = User.objects.create_superuser("root")
-    client = Client()
-    client.force_login(root, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return client_of(User.objects.create_superuser("root"))
 
 
 @pytest.fixture
@@ -316,8 +314,7 @@ def test_superuser_ends_a_rescue_by_force_without_being_an_operator(manager: Cli
 
 
 def test_operators_who_are_no_staff_have_no_admin() -> None:
-    client = Client()
-    client.force_login(person("Alice"), backend="django.contrib.auth.backends.ModelBackend")
+    client = client_of(person("Alice"))
     for model in REGISTERED:
         assert client.get(reverse(f"admin:{name_of(model)}_changelist")).status_code in (302, 403)
 
@@ -343,13 +340,7 @@ def test_new_password_is_recorded_without_itself(manager: Client) -> None:
 @pytest.fixture
 def fleet_manager() -> Client:
     """Fiona manages the fleet North, with every right but a superuser's."""
-    fiona = person("Fiona")
-    fiona.is_staff = True
-    fiona.save()
-    fiona.user_permissions.set(Permission.objects.all())
-    client = Client()
-    client.force_login(fiona, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return client_of(manager_of_north())
 
 
 def test_manager_of_one_fleet_finds_nothing_of_another(fleet_manager: Client, full: dict[str, str]) -> None:

@@ -19,16 +19,11 @@ from backbone.passes import AcceleratorPasses
 from machines.aws import Aws
 from machines.models import SecurityEvent, User
 from tests.fakes.global_accelerator import FakeGlobalAccelerator, load_balancer
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import person
 
 pytestmark = pytest.mark.django_db
 STATUS = "/admin/backbone/acceleratorreading/"
-
-
-def client_of(user: User) -> Client:
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from machines.models import Machine, MachineModel, ProfileDelivery, SecurityEven
 from machines.profile_passes import ProfilePasses
 from machines.telemetry.builtin import BuiltinTelemetry
 from tests.machines.cast import new_machine
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import fleet, person
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
@@ -148,9 +149,7 @@ def _manager(*permissions: str) -> Client:
     user.is_staff = True
     user.save()
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return client_of(user)
 
 
 def _upload(client: Client, text: str) -> Any:

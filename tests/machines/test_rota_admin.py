@@ -6,12 +6,12 @@ from datetime import time
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
 from machines.models import Closure, Operator, Shift, Site, WorkingHours
 from tests.machines.cast import new_machine
+from tests.sessions.clients import client_of, manager_of_north
 from tests.sessions.rescues import fleet, person
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
@@ -20,13 +20,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
 @pytest.fixture
 def manager() -> Client:
     """Fiona manages the fleet North, with every right but a superuser's."""
-    fiona = person("Fiona")
-    fiona.is_staff = True
-    fiona.save()
-    fiona.user_permissions.set(Permission.objects.all())
-    client = Client()
-    client.force_login(fiona, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return client_of(manager_of_north())
 
 
 def page(model: str, row: Any = None) -> str:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
@@ -14,6 +13,7 @@ from machines import identities
 from machines.models import Machine, User, VpnAuthority, VpnIdentity
 from machines.vpn import pki
 from tests.machines.cast import new_machine
+from tests.sessions.clients import client_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("vpn")]
 
@@ -111,7 +111,6 @@ def test_renewed_certificate_that_openvpn_does_not_have_yet_is_said(vpn: Setting
 def test_admin_says_it_to_whoever_looks_at_the_authority() -> None:
     identities.ensure_authority(now=NOW)
     VpnAuthority.objects.update(crl_next_update=NOW - 365 * DAY)
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"), backend="django.contrib.auth.backends.ModelBackend")
+    client = client_of(User.objects.create_superuser("root"))
     page = client.get(reverse("admin:machines_vpnauthority_changelist")).content.decode()
     assert "no machine is admitted any more" in page

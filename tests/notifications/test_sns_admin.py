@@ -13,6 +13,7 @@ from machines.models import User
 from notifications import sns
 from notifications.models import SnsAnnouncement, SnsCertificate, SnsConfirmation, SnsMessage
 from tests.notifications.sns_signer import CERTIFICATE_URL, TOKEN, TOPIC
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import person, press
 
 pytestmark = pytest.mark.django_db
@@ -23,9 +24,7 @@ MODELS = [SnsAnnouncement, SnsCertificate, SnsConfirmation, SnsMessage]
 @pytest.fixture
 def manager(settings: Any) -> Client:
     settings.NOTIFY_VIA, settings.NOTIFY_SNS_TOPIC = "sns", TOPIC
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"), backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return client_of(User.objects.create_superuser("root"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +58,5 @@ def test_what_is_wrong_stands_above_the_announcements(manager: Client) -> None:
 
 def test_supervisors_read_what_is_wrong_on_the_page_of_messages(settings: Any) -> None:
     settings.NOTIFY_VIA, settings.NOTIFY_SNS_TOPIC = "sns", TOPIC
-    sue, client = person("Sue", role="supervisor"), Client()
-    client.force_login(sue, backend="django.contrib.auth.backends.ModelBackend")
+    client = client_of(person("Sue", role="supervisor"))
     assert "is not confirmed. No permission." in client.get("/messages/").content.decode()

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib import admin
-from django.contrib.auth.models import Permission
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from pytest_django.fixtures import Settings
@@ -21,6 +19,7 @@ from notifications.errors import NoWebPush, SubscriptionRefused, SubscriptionTak
 from notifications.models import Delivery, PushDevice
 from tests.fakes.push_service import encode
 from tests.notifications.posting import VAPID_PRIVATE_KEY, VAPID_PUBLIC_KEY, post
+from tests.sessions.clients import client_of, manager_of_north
 from tests.sessions.rescues import fleet, person
 
 pytestmark = pytest.mark.django_db
@@ -212,15 +211,11 @@ def test_message_to_one_device_needs_no_more_than_its_row() -> None:
 
 
 def test_manager_sees_the_devices_and_messages_of_the_own_fleet_alone() -> None:
-    fiona, alice, charlie = person("Fiona"), person("Alice"), person("Charlie", of="South")
-    fiona.is_staff = True
-    fiona.save()
-    fiona.user_permissions.set(Permission.objects.all())
+    alice, charlie = person("Alice"), person("Charlie", of="South")
     for user, owner in ((alice, "North"), (charlie, "South")):
         subscribe(user, f"https://fcm.googleapis.com/{owner}", name=f"{owner}'s phone")
         post(user, fleet=fleet(owner), title=f"Help in the {owner}")
-    client = Client()
-    client.force_login(fiona, backend="django.contrib.auth.backends.ModelBackend")
+    client = client_of(manager_of_north())
     for model, own, others in (
         (PushDevice, "North&#x27;s phone", "South&#x27;s phone"),
         (Delivery, "Help in the North", "Help in the South"),

@@ -18,6 +18,7 @@ from portal.api.urls import urlpatterns
 from sessions import services
 from sessions.models import Attachment, SessionEvent, SupportSession
 from tests.portal.devices import VAPID_PRIVATE_KEY, subscribe
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import fleet, person, press
 
 pytestmark = pytest.mark.django_db
@@ -55,10 +56,7 @@ SECRET_OF_SOUTH = "Boiler-of-South"
 
 
 def _signed_in(user: User | None) -> Client:
-    client = Client()
-    if user is not None:
-        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return client_of(user) if user else Client()
 
 
 def _no_operator() -> User:

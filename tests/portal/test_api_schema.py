@@ -26,6 +26,7 @@ from notifications.models import PushDevice
 from sessions import services
 from sessions.models import Escalation, SupportSession
 from tests.portal.devices import VAPID_PRIVATE_KEY, subscribe
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import PASSWORD, person, press
 
 pytestmark = pytest.mark.django_db
@@ -44,8 +45,7 @@ BEYOND_SCHEMA = {"addDevice"}
 
 @pytest.fixture
 def alice() -> Client:
-    client = Client(headers={"host": "127.0.0.1:8000"})
-    client.force_login(person("Alice"), backend="django.contrib.auth.backends.ModelBackend")
+    client = client_of(person("Alice"), headers={"host": "127.0.0.1:8000"})
     client.get("/")
     return client
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from machines import availability
 from machines.models import Absence, Operator, Shift, User
-from tests.portal.test_pages import as_user
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import fleet, person
 
 pytestmark = pytest.mark.django_db
@@ -30,7 +30,7 @@ def alice() -> Operator:
 
 @pytest.fixture
 def client(alice: Operator) -> Client:
-    return as_user(alice.user)
+    return client_of(alice.user)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_absence_is_added_shown_and_removed_by_its_owner_alone(client: Client, a
     assert "&lt;b&gt;Holiday" in told
     row = alice.absences.get()
     assert row.starts_at == datetime(2026, 12, 23, 23, tzinfo=UTC)
-    charlie = as_user(person("Charlie", of="South"))
+    charlie = client_of(person("Charlie", of="South"))
     assert "not there any more" in words(send(charlie, "remove-absence", absence=str(row.pk)))
     assert Absence.objects.filter(pk=row.pk).exists()
     assert "is removed" in words(send(client, "remove-absence", absence=str(row.pk)))
@@ -147,11 +147,11 @@ def test_page_says_what_the_rota_has_for_one_this_week(client: Client, alice: Op
     told = words(client.get(PAGE))
     assert "Mon 23 to Fri 27 Nov, 08:00–18:00" in told
     assert "asked first" in told
-    assert "The rota has nothing for you" in words(as_user(person("Bob")).get(PAGE))
+    assert "The rota has nothing for you" in words(client_of(person("Bob")).get(PAGE))
 
 
 def test_who_is_no_operator_has_no_availability() -> None:
-    nobody = as_user(User.objects.create_user("nobody"))
+    nobody = client_of(User.objects.create_user("nobody"))
     assert nobody.get(PAGE).status_code == 403
     assert nobody.post(PAGE, {"form": "away", "away": "open"}).status_code == 403
     assert Client().get(PAGE).status_code == 302

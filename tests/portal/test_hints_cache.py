@@ -12,7 +12,7 @@ from pytest_django.fixtures import Settings
 
 from portal import hints_cache
 from sessions import services
-from tests.portal.test_pages import as_user
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import person, press
 from tests.throwaway import redis
 
@@ -65,7 +65,7 @@ def test_what_is_limited_goes_on_without_redis(settings: Settings) -> None:
         "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": nowhere},
         "hints": {"BACKEND": "portal.hints_cache.RedisHints", "LOCATION": nowhere},
     }
-    alice = as_user(person("Alice"))
+    alice = client_of(person("Alice"))
     rescue = services.claim(press(), user=person("Alice"))
     for path, body, status in (
         (f"/api/v1/sessions/{rescue.pk}/attachments/", {"role": "controller"}, 201),

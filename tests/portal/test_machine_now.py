@@ -11,7 +11,7 @@ from pytest_django.fixtures import Settings
 
 from machines import availability
 from machines.models import Machine, Shift
-from tests.portal.test_pages import as_user
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import machine, person
 
 pytestmark = pytest.mark.django_db
@@ -24,7 +24,7 @@ def a1() -> Machine:
 
 @pytest.fixture
 def client() -> Client:
-    return as_user(person("Alice"))
+    return client_of(person("Alice"))
 
 
 def test_machine_page_says_who_would_be_asked_now(client: Client, a1: Machine) -> None:
@@ -74,5 +74,5 @@ def test_machine_page_shows_what_the_machine_last_said(client: Client, a1: Machi
 
 
 def test_who_would_be_asked_is_no_other_fleets_business(a1: Machine) -> None:
-    assert as_user(person("Charlie", of="South")).get(f"/machines/{a1.pk}/now/").status_code == 404
+    assert client_of(person("Charlie", of="South")).get(f"/machines/{a1.pk}/now/").status_code == 404
     assert Client().get(f"/machines/{a1.pk}/now/").status_code == 302

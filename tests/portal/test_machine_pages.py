@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 from django.test import Client
@@ -30,6 +29,7 @@ from machines.telemetry.builtin import BuiltinTelemetry
 from tests.machines.cast import new_machine
 from tests.machines.requests import request
 from tests.portal.test_pages import _Page
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import fleet, person
 
 pytestmark = pytest.mark.django_db
@@ -47,25 +47,19 @@ def vpn(settings: Settings) -> Settings:
     return settings
 
 
-def as_user(user: User, **options: Any) -> Client:
-    client = Client(**options)
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
-
-
 @pytest.fixture
 def alice() -> Client:
-    return as_user(person("Alice"))
+    return client_of(person("Alice"))
 
 
 @pytest.fixture
 def sue() -> Client:
-    return as_user(person("Sue", role="supervisor"))
+    return client_of(person("Sue", role="supervisor"))
 
 
 @pytest.fixture
 def charlie() -> Client:
-    return as_user(person("Charlie", of="South", role="supervisor"))
+    return client_of(person("Charlie", of="South", role="supervisor"))
 
 
 def form(**changes: object) -> dict[str, object]:
@@ -172,7 +166,7 @@ def test_operator_of_several_fleets_chooses_the_site_under_its_fleet(alice: Clie
 
 
 def test_who_is_no_operator_registers_nothing() -> None:
-    client = as_user(User.objects.create_user("nobody"))
+    client = client_of(User.objects.create_user("nobody"))
     assert client.post("/machines/new/", form()).status_code == 403
     assert "Register a machine" not in client.get("/machines/").content.decode()
 
@@ -216,7 +210,7 @@ def test_secrets_are_given_to_posts_only(alice: Client) -> None:
     make_profile(alice, machine)
     assert alice.get(f"/machines/{machine.pk}/profile/download/").status_code == 405
     assert alice.get(f"/machines/{machine.pk}/profile/").status_code == 405
-    careful = as_user(person("Alice"), enforce_csrf_checks=True)
+    careful = client_of(person("Alice"), enforce_csrf_checks=True)
     for verb in ("enrolment/", "profile/", "profile/download/", "freeze/", "unfreeze/"):
         assert careful.post(f"/machines/{machine.pk}/{verb}", {"reason": "x"}).status_code == 403, verb
     assert KeptProfile.objects.exclude(profile=None).count() == 1
@@ -295,7 +289,7 @@ def test_reused_code_is_told_to_supervisors_in_words(sue: Client, charlie: Clien
 def test_machine_of_another_fleet_does_not_exist(charlie: Client, verb: str) -> None:
     machine = new_machine()
     identity = identities.issue_identity(machine)
-    make_profile(as_user(person("Alice")), machine)
+    make_profile(client_of(person("Alice")), machine)
     before = SecurityEvent.objects.count()
     address = f"/machines/{machine.pk}/{verb.format(identity=identity.pk)}"
     method = charlie.get if verb == "vpn/" else charlie.post

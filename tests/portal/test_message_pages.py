@@ -13,7 +13,8 @@ from django.utils import timezone
 from machines.models import User
 from notifications.models import Delivery
 from portal.message_words import advice
-from tests.portal.test_pages import _Page, as_user
+from tests.portal.test_pages import _Page
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import fleet, person, press
 
 pytestmark = pytest.mark.django_db
@@ -46,7 +47,7 @@ def text(response: Any) -> str:
 
 @pytest.fixture
 def sue() -> Client:
-    return as_user(person("Sue", role="supervisor"))
+    return client_of(person("Sue", role="supervisor"))
 
 
 def test_supervisor_reads_who_was_told_and_comes_to_the_rescue(sue: Client) -> None:
@@ -79,15 +80,15 @@ def test_nobody_reads_another_fleets_messages(sue: Client) -> None:
     delivery(person("Charlie", of="South"), State.FAILED, of="South", outcome="canary-south", title="canary-south")
     assert "canary-south" not in text(sue.get("/messages/"))
     assert "canary-south" not in text(sue.get("/messages/", {"show": "failed"}))
-    theirs = as_user(person("Sara", of="South", role="supervisor"))
+    theirs = client_of(person("Sara", of="South", role="supervisor"))
     assert "canary-south" in text(theirs.get("/messages/"))
 
 
 def test_messages_are_for_supervisors_alone() -> None:
-    response = as_user(person("Alice")).get("/messages/")
+    response = client_of(person("Alice")).get("/messages/")
     assert response.status_code == 403
     assert "This is not open to you" in text(response)
-    assert as_user(User.objects.create_user("nobody")).get("/messages/").status_code == 403
+    assert client_of(User.objects.create_user("nobody")).get("/messages/").status_code == 403
     assert Client().get("/messages/").status_code == 302
 
 
@@ -130,4 +131,4 @@ def test_every_failure_says_what_to_do(state: str, values: dict[str, Any], said:
 
 def test_queue_has_the_missed_ones_for_supervisors_alone(sue: Client) -> None:
     assert _Page(sue.get("/")).states["queue-state"]["missed"] == []
-    assert _Page(as_user(person("Alice")).get("/")).states["queue-state"]["missed"] is None
+    assert _Page(client_of(person("Alice")).get("/")).states["queue-state"]["missed"] is None

@@ -19,6 +19,7 @@ from sessions import attachments, services
 from sessions.models import Attachment, Gateway, GuacamoleConnection, SupportSession
 from sessions.states import EndReason
 from tests.sessions.asking import device
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import machine, person, press
 
 pytestmark = pytest.mark.django_db
@@ -26,20 +27,14 @@ pytestmark = pytest.mark.django_db
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
 
 
-def as_user(user: User) -> Client:
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
-
-
 @pytest.fixture
 def alice() -> Client:
-    return as_user(person("Alice"))
+    return client_of(person("Alice"))
 
 
 @pytest.fixture
 def charlie() -> Client:
-    return as_user(person("Charlie", of="South"))
+    return client_of(person("Charlie", of="South"))
 
 
 class _Page(HTMLParser):
@@ -135,7 +130,7 @@ def test_what_belongs_to_another_fleet_is_not_there(alice: Client, charlie: Clie
 
 
 def test_who_is_no_operator_is_told_whom_to_ask() -> None:
-    response = as_user(User.objects.create_user("nobody")).get("/")
+    response = client_of(User.objects.create_user("nobody")).get("/")
     assert response.status_code == 403
     assert "Ask your fleet manager" in response.content.decode()
 
@@ -254,7 +249,7 @@ def test_admin_signs_in_where_everybody_does() -> None:
 
 def test_admin_wears_our_name() -> None:
     chief = User.objects.create_superuser("chief")
-    page = as_user(chief).get("/admin/").content.decode()
+    page = client_of(chief).get("/admin/").content.decode()
     assert "admin.css" in page
     assert "Portafilter" in page
 

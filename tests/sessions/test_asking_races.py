@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connections
-from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -19,6 +18,7 @@ from sessions.errors import AlreadyClaimed, StateConflict
 from sessions.models import Asked, Escalation, SessionEvent, SupportSession
 from sessions.worker import Asker
 from tests.sessions.asking import Telemetry, asked, escalation, fresh, kinds, reachable
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import Clock, press
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -139,8 +139,7 @@ def test_of_two_phones_that_claim_at_once_one_has_it_and_the_other_reads_who() -
     answers: dict[str, tuple[int, dict[str, object]]] = {}
 
     def claim(name: str) -> None:
-        client = Client()
-        client.force_login(User.objects.get(username=name), backend="django.contrib.auth.backends.ModelBackend")
+        client = client_of(User.objects.get(username=name))
         answer = client.post(f"/api/v1/sessions/{session.pk}/claim/", {}, content_type="application/json")
         answers[name] = answer.status_code, answer.json()
 

@@ -9,25 +9,19 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from machines.models import User
 from sessions import services
 from sessions.models import SupportSession
 from sessions.states import EndReason
 from tests.sessions.asking import Telemetry, asker, escalation, fresh, kinds
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import Clock, person, press
 
 pytestmark = pytest.mark.django_db
 
 
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
-
-
 @pytest.fixture
 def sue() -> Client:
-    return signed_in(person("Sue", role="supervisor"))
+    return client_of(person("Sue", role="supervisor"))
 
 
 def missed_rescue(serial: str = "A1") -> SupportSession:
@@ -73,14 +67,14 @@ def test_supervisor_finds_it_until_somebody_has_looked(sue: Client) -> None:
 def test_the_first_who_looks_counts(sue: Client) -> None:
     session = missed_rescue()
     first = look_at(sue, session).json()
-    again = look_at(signed_in(person("Tom", role="supervisor")), session)
+    again = look_at(client_of(person("Tom", role="supervisor")), session)
     assert again.status_code == 200 and again.json()["missed"] == first["missed"]
     assert kinds(session).count("looked_at") == 1
 
 
 def test_operators_neither_find_nor_mark_it(sue: Client) -> None:
     session = missed_rescue()
-    alice = signed_in(person("Alice"))
+    alice = client_of(person("Alice"))
     assert listed(alice) == []
     refused = look_at(alice, session)
     assert refused.status_code == 403 and refused.json()["code"] == "not_allowed"
@@ -90,7 +84,7 @@ def test_operators_neither_find_nor_mark_it(sue: Client) -> None:
 @pytest.mark.parametrize("role", ["operator", "supervisor"])
 def test_it_does_not_exist_for_another_fleet(sue: Client, role: str) -> None:
     session = missed_rescue()
-    charlie = signed_in(person("Charlie", of="South", role=role))
+    charlie = client_of(person("Charlie", of="South", role=role))
     assert listed(charlie) == []
     assert look_at(charlie, session).status_code == 404
     assert escalation(session).missed_looked_at is None

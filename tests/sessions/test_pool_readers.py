@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.test import Client
 from django.urls import reverse
 from pytest_django.fixtures import Settings
 
@@ -14,6 +13,7 @@ from machines.models import Fleet, User
 from sessions import attachments, gateway_rows, selectors, services
 from sessions.models import Gateway
 from sessions.states import State
+from tests.sessions.clients import client_of
 from tests.sessions.pooling import House
 from tests.sessions.rescues import fleet, machine, person
 from tests.sessions.working import fresh
@@ -54,8 +54,7 @@ def test_end_of_the_server_leaves_no_row_that_looks_ready(house: House) -> None:
 
 
 def test_admin_says_warm_and_shows_the_pool_on_its_fleets_page(house: House) -> None:
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"), backend="django.contrib.auth.backends.ModelBackend")
+    client = client_of(User.objects.create_superuser("root"))
     house.stoke()
     assert 'field-whose">warm' in client.get(reverse("admin:support_gateway_changelist")).content.decode()
     session = house.press()

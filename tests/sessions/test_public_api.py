@@ -12,11 +12,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from machines.models import User
 from sessions import services
 from sessions.api.public import TicketThrottle
 from sessions.models import Attachment, Gateway, GuacamoleConnection, RdpCredential, SupportSession
 from sessions.states import EndReason
+from tests.sessions.clients import client_of
 from tests.sessions.rescues import PASSWORD, person, press
 
 pytestmark = pytest.mark.django_db
@@ -24,25 +24,19 @@ pytestmark = pytest.mark.django_db
 PROBLEM = "application/problem+json"
 
 
-def signed_in(user: User, **kwargs: Any) -> Client:
-    client = Client(**kwargs)
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
-
-
 @pytest.fixture
 def alice() -> Client:
-    return signed_in(person("Alice"))
+    return client_of(person("Alice"))
 
 
 @pytest.fixture
 def bob() -> Client:
-    return signed_in(person("Bob"))
+    return client_of(person("Bob"))
 
 
 @pytest.fixture
 def supervisor() -> Client:
-    return signed_in(person("Sue", role="supervisor"))
+    return client_of(person("Sue", role="supervisor"))
 
 
 def post(client: Client, session: SupportSession, verb: str, body: object = None, **kwargs: Any) -> Any:
@@ -221,7 +215,7 @@ def test_causes_used_in_ones_fleets_come_first(alice: Client) -> None:
     services.machine_told(session)
     services.finish(session, now=timezone.now())
     assert alice.get("/api/v1/causes/").json()["causes"][0] == "A spoon"
-    charlie = signed_in(person("Charlie", of="South"))
+    charlie = client_of(person("Charlie", of="South"))
     assert "A spoon" not in charlie.get("/api/v1/causes/").json()["causes"]
 
 
@@ -280,7 +274,7 @@ def test_malformed_json_other_types_and_other_methods_are_problems(alice: Client
 
 def test_write_without_csrf_token_is_refused() -> None:
     session = press()
-    client = signed_in(person("Alice"), enforce_csrf_checks=True)
+    client = client_of(person("Alice"), enforce_csrf_checks=True)
     refused = post(client, session, "claim")
     assert refused.status_code == 403 and refused.json()["code"] == "csrf_failed"
     assert "Reload" in refused.json()["detail"]
