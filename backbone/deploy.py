@@ -16,7 +16,7 @@ from backbone.parameters import Parameters
 from machines.aws import Aws, AwsError, Kind
 
 _UNCHANGED = ("didn't contain changes", "No updates are to be performed")
-# Nothing of it was ever whole, and CloudFormation takes no change to it.
+# CloudFormation takes no change to it; but for the last, nothing of it was ever whole.
 _NEVER_MADE = {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"}
 _CANCELLED = "cancelled"
 # Where what a change asks for comes from, for whoever reads of a refusal.
@@ -112,6 +112,8 @@ class Deployment:
         if there and there["StackStatus"].endswith("_IN_PROGRESS"):
             self.say(f"{stack}: somebody changes it ({there['StackStatus']}); waiting.")
             there = self._wait(stack, None)
+        if there and there["StackStatus"] == "DELETE_FAILED" and stack in stacks.KEPT:
+            raise DeployError(self._half_deleted(stack))
         if there and there["StackStatus"] in _NEVER_MADE:
             there = self._clear_away(stack, there, dry)
         if there and there["StackStatus"] == "UPDATE_ROLLBACK_FAILED":
@@ -144,8 +146,18 @@ class Deployment:
             self._forget_change_set(name, change_set)
         else:
             self.say(f"{stack}: {'changing' if there else 'making'} it.")
-            self._execute(change_set, stack)
+            there = self._execute(change_set, stack)
             self.say(f"{stack}: done.")
+        # Also where nothing changes: who looked at its making may have stopped before this.
+        if stack in stacks.KEPT and there and not dry and not there.get("EnableTerminationProtection"):
+            self.cloud.aws.call(
+                "cloudformation",
+                "UpdateTerminationProtection",
+                about=f"the stack {name}",
+                setting=_CHANGE_SETTING,
+                StackName=name,
+                EnableTerminationProtection=True,
+            )
 
     def _propose(
         self, change_set: str, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str]
@@ -182,14 +194,13 @@ class Deployment:
             return None
         raise DeployError(f"{stack}: CloudFormation does not take it: {reason}")
 
-    def _execute(self, change_set: str, stack: str) -> None:
-        """Has the change made and waits for its end. Raises DeployError with the first reason."""
-        name = stacks.name_of(self.installation, stack)
-        about, since = f"the stack {name}", datetime.now(UTC)
+    def _execute(self, change_set: str, stack: str) -> dict[str, Any] | None:
+        """Has the change made and waits for its end: the stack then. Raises DeployError with the first reason."""
+        name, since = stacks.name_of(self.installation, stack), datetime.now(UTC)
         self.cloud.aws.call(
             "cloudformation",
             "ExecuteChangeSet",
-            about=about,
+            about=f"the stack {name}",
             setting=_CHANGE_SETTING,
             StackName=name,
             ChangeSetName=change_set,
@@ -201,15 +212,7 @@ class Deployment:
                 f"{stack}: {status}. {self._first_reason(name, since)} CloudFormation has put back what was; "
                 "when the cause is gone, the same command goes on from here."
             )
-        if stack in stacks.KEPT:
-            self.cloud.aws.call(
-                "cloudformation",
-                "UpdateTerminationProtection",
-                about=about,
-                setting=_CHANGE_SETTING,
-                StackName=name,
-                EnableTerminationProtection=True,
-            )
+        return ended
 
     def _is_taken(self, stack: str, call: Callable[[], dict[str, Any]]) -> bool:
         """Whether there is something to change. What CloudFormation says is shown: templates have no secrets."""
@@ -307,6 +310,22 @@ class Deployment:
         self.say(f"{stack}: {there['StackStatus']} is left of a try that failed; clearing it away.")
         self.delete(stack)
         return None
+
+    def _half_deleted(self, stack: str) -> str:
+        """What to do where `destroy --data` stopped in the middle. To go on with that is not for a deployment."""
+        name = stacks.name_of(self.installation, stack)
+        resources = self.cloud.again(
+            lambda: self.cloud.aws.call(
+                "cloudformation", "DescribeStackResources", about=f"the stack {name}", setting="--name", StackName=name
+            )
+        )["StackResources"]
+        gone = {"DELETE_COMPLETE", "DELETE_SKIPPED"}
+        left = [str(one["LogicalResourceId"]) for one in resources if one["ResourceStatus"] not in gone]
+        return (
+            f"{stack}: DELETE_FAILED. Its deletion has begun, and CloudFormation takes it back no more; in the stack "
+            f"are still {', '.join(left) or 'nothing'}. Take a snapshot of the database if it is among them. Then "
+            "`destroy --data`, and nothing else, goes on; docs/deploy-aws.md says how to begin again on a snapshot."
+        )
 
     def delete(self, stack: str) -> None:
         """Deletes a stack and waits for that. Raises DeployError with the first reason."""

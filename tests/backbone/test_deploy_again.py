@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from backbone import teardown
-from backbone.deploy import Cloud, Deployment
+from backbone import parameters, stacks, teardown
+from backbone.deploy import Cloud, DeployError, Deployment
 from machines.aws import AwsError, Kind
 
 
@@ -65,6 +65,55 @@ def deployment(amazon: Amazon, said: list[str], monkeypatch: pytest.MonkeyPatch)
     cloud = Cloud("eu-west-1", sleep=lambda seconds: None)
     monkeypatch.setattr(cloud, "aws", amazon)
     return Deployment(cloud, "portafilter", said.append, poll_s=0)
+
+
+def deploy(deployment: Deployment, stack: str, *, dry: bool = False) -> None:
+    steps = [step for step in stacks.STEPS if step.stack == stack]
+    deployment.run(steps, parameters.Parameters("portafilter"), dry=dry)
+
+
+# --- making it --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_data_of_which_a_deletion_has_begun_is_deleted_by_nobody_but_destroy(
+    dry: bool, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amazon = Amazon(data="DELETE_FAILED")
+    left = [
+        {"LogicalResourceId": "Database", "ResourceStatus": "DELETE_FAILED", "ResourceType": "AWS::RDS::DBInstance"},
+        {"LogicalResourceId": "Redis", "ResourceStatus": "DELETE_COMPLETE", "ResourceType": "AWS::X"},
+        {"LogicalResourceId": "Key", "ResourceStatus": "DELETE_SKIPPED", "ResourceType": "AWS::KMS::Key"},
+        {"LogicalResourceId": "DataSubnets", "ResourceStatus": "CREATE_COMPLETE", "ResourceType": "AWS::Y"},
+    ]
+    amazon.answers["DescribeStackResources"] = lambda **_: {"StackResources": left}
+    with pytest.raises(DeployError) as caught:
+        deploy(deployment(amazon, said, monkeypatch), "data", dry=dry)
+    words = str(caught.value)
+    assert words.startswith("data: DELETE_FAILED") and "destroy --data" in words
+    assert "Database, DataSubnets" in words and "Redis" not in words and "Key" not in words
+    assert amazon.said("DeleteStack") == [] and "portafilter-data" in amazon.stacks
+
+
+@pytest.mark.parametrize(("has", "calls"), [(False, 1), (True, 0)])
+def test_data_whose_making_was_not_looked_at_to_its_end_is_protected_the_next_time(
+    has: bool, calls: int, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amazon = Amazon(data="CREATE_COMPLETE")
+    amazon.stacks["portafilter-data"]["EnableTerminationProtection"] = has
+    nothing = {"Status": "FAILED", "StatusReason": "The submitted information didn't contain changes."}
+    done: dict[str, Any] = {}
+    amazon.answers = dict.fromkeys(
+        ("CreateChangeSet", "DeleteChangeSet", "UpdateTerminationProtection"), lambda **_: done
+    )
+    amazon.answers["DescribeChangeSet"] = lambda **_: nothing
+    told = deployment(amazon, said, monkeypatch)
+    step = stacks.Step("data")
+    told._change(step, told.describe("data"), {}, dry=True)
+    assert amazon.said("UpdateTerminationProtection") == []
+    told._change(step, told.describe("data"), {}, dry=False)
+    protected = [{"StackName": "portafilter-data", "EnableTerminationProtection": True}]
+    assert amazon.said("UpdateTerminationProtection") == protected * calls
 
 
 # --- taking it down ---------------------------------------------------------------------------------------------------
