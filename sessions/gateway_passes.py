@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -18,12 +17,12 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
 from machines.models import Fleet
-from sessions import bell, gateway_rows, services
+from sessions import gateway_rows, services
 from sessions.errors import SupportError
 from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
 from sessions.gateways.base import GatewayDriver, GatewayError, StillStopping, get_driver
 from sessions.models import Gateway, SupportSession
-from sessions.passes import each
+from sessions.passes import each, for_a_while
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, EndReason, GatewayState, State
 
 logger = logging.getLogger(__name__)
@@ -44,8 +43,6 @@ _SWEEP_AGAIN = timedelta(seconds=10)  # after one that came to nothing
 # cannot be stopped must not keep help away for ever, though.
 _MOST_OF_A_MACHINE = 5
 _ENDS_WITHIN = timedelta(minutes=10)
-# Where a driver is not answered each step takes seconds: so long a pass begins new ones, then all else has its turn.
-_STEPS_S = 3.0
 
 
 @dataclass
@@ -73,10 +70,10 @@ class GatewayPasses:
         each(self._without_gateway(), self._want_next, "request another gateway")
         each(self._ended_but_live(), self._give_up_ended, "give up a gateway")
         starting = (GatewayState.WANTED, GatewayState.STARTING)
-        each(_for_a_while(gateway_rows.due(starting, now=self.now())), self._start, "start a gateway")
+        each(for_a_while(gateway_rows.due(starting, now=self.now())), self._start, "start a gateway")
         self._look_after_ready()
         stopping = gateway_rows.due((GatewayState.STOPPING,), now=self.now())
-        each(_for_a_while(stopping), self._stop, "stop a gateway")
+        each(for_a_while(stopping), self._stop, "stop a gateway")
         self._sweep()
 
     # --- wanting -----------------------------------------------------------------------------------------------------
@@ -233,13 +230,3 @@ class GatewayPasses:
         except GatewayError as error:
             logger.error("Leftover gateway %s does not stop yet: %s", attempt_id, error.record)
             self._sweep_at = self.now() + _SWEEP_AGAIN
-
-
-def _for_a_while(gateways: Iterable[Gateway]) -> Iterator[Gateway]:
-    """Those that there is time for in this pass, one at least; the others are due longest, so first, in the next."""
-    until = time.monotonic() + _STEPS_S
-    for gateway in gateways:
-        yield gateway
-        if time.monotonic() > until:
-            bell.ring()
-            return

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError
 
+from sessions import bell
 from sessions.errors import SupportError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Where a driver is not answered each step takes seconds: so long a pass begins new ones, then all else has its turn.
+STEPS_S = 3.0
 
 
 def each(things: Iterable[T], do: Callable[[T], None], what: str) -> None:
@@ -29,3 +34,16 @@ def each(things: Iterable[T], do: Callable[[T], None], what: str) -> None:
             raise
         except Exception:
             logger.exception("Could not %s (%r); the next pass tries again", what, getattr(thing, "pk", thing))
+
+
+def for_a_while(things: Iterable[T], *, whom: str = bell.WORK) -> Iterator[T]:
+    """Those that there is time for in this pass, one at least; the others are due longest, so first, in the next.
+
+    `whom` is whose bell is rung for that next one.
+    """
+    until = time.monotonic() + STEPS_S
+    for thing in things:
+        yield thing
+        if time.monotonic() > until:
+            bell.ring(whom)
+            return

@@ -19,11 +19,11 @@ from django.conf import settings
 from django.db import transaction
 
 from machines.models import Fleet
-from sessions import gateway_rows, pool, pool_rows
+from sessions import bell, gateway_rows, pool, pool_rows
 from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
 from sessions.gateways.base import GatewayDriver, Marking, get_driver
 from sessions.models import Gateway
-from sessions.passes import each
+from sessions.passes import each, for_a_while
 from sessions.states import LIVE_GATEWAY_STATES, GatewayState
 
 logger = logging.getLogger(__name__)
@@ -65,10 +65,11 @@ class PoolPasses:
             live = [row for row in rows if row.state != GatewayState.STOPPING]
             self._tend({wish.fleet_id: wish for wish in wishes}, live)
             starting = (GatewayState.WANTED, GatewayState.STARTING)
-            each(gateway_rows.due(starting, now=self.now(), warm=True), self._start, "start a warm gateway")
+            due = gateway_rows.due(starting, now=self.now(), warm=True)
+            each(for_a_while(due, whom=bell.POOL), self._start, "start a warm gateway")
             self._look_after_ready()
             stopping = gateway_rows.due((GatewayState.STOPPING,), now=self.now(), warm=True)
-            each(stopping, self._steps.stop, "stop a warm gateway")
+            each(for_a_while(stopping, whom=bell.POOL), self._steps.stop, "stop a warm gateway")
         self._keep_house()
 
     def _can_be_warm(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from machines.models import Fleet
-from sessions import pool_rows
+from sessions import bell, pool_rows
 from sessions.models import Gateway, Pool, SessionEvent
 from sessions.states import EndReason, GatewayState
 from sessions.worker import Stoker
@@ -34,6 +35,32 @@ def test_what_fails_is_tried_ever_more_seldom_one_at_a_time_for_all_fleets(house
     house.driver.starts.clear()
     house.stoke(40, every_s=10)
     assert (len(house.warm()), len(house.warm(of="South"))) == (3, 3), "as soon as one is good, all come"
+
+
+def test_slow_starts_and_stops_do_not_hold_up_the_rest_of_the_pool(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take seconds where computers do not answer; meanwhile one that is ready dies."""
+    monkeypatch.setattr("sessions.passes.STEPS_S", 0.05)
+    house.stoke()
+    (dead,) = house.warm()
+    house.clock.tick(600)
+    Fleet.objects.update(warm_gateways=4)
+    slow = "before start"
+    house.driver.at_step = lambda step: time.sleep(0.06) if step == slow else None
+    rung = bell.count(bell.POOL)
+    house.driver.die()
+    house.stoke(1)
+    assert (len(house.driver.started), bell.count(bell.POOL) > rung) == (2, True), "one, and then what else there is"
+    dead.refresh_from_db()
+    assert dead.state == GatewayState.STOPPED
+    house.stoke(4, every_s=5)
+    assert len(house.warm()) == 4
+    Fleet.objects.update(warm_gateways=0)
+    house.stoke(1, every_s=60)
+    slow = "before stop"
+    house.stoke(1)
+    assert len(house.driver.alive) == 3
 
 
 def test_one_that_starts_and_dies_at_once_is_not_replaced_for_ever(house: House) -> None:

@@ -28,7 +28,7 @@ def test_slow_starts_keep_nothing_else_waiting(
     worker: Worker, driver: FakeGateways, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each may take 15 s where a driver is not answered; meanwhile other gateways die, and rescues end."""
-    monkeypatch.setattr("sessions.gateway_passes._STEPS_S", 0.05)
+    monkeypatch.setattr("sessions.passes.STEPS_S", 0.05)
     before = press("B1", now=clock())
     worker.run_pass()
     driver.die()
