@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped looking; what AWS was told to do goes on there. The same command takes it up.", file=sys.stderr)
+        words = "Stopped looking; what AWS was told to do goes on there. `deploy` and `destroy` take it up when called again."
+        print(words, file=sys.stderr)
         return 130
 
 

@@ -16,7 +16,10 @@ class MigrationError(Exception):
 
 
 def run(cloud: Cloud, outputs: Mapping[str, str], say: Callable[[str], None], *, poll_s: float = 5.0) -> None:
-    """Runs it once more, which changes nothing where nothing is to do. Raises MigrationError, AwsError."""
+    """Runs it once more, which changes nothing where nothing is to do; one that still runs is waited for.
+
+    Raises MigrationError, AwsError.
+    """
     order = one_off.Order(
         cluster=outputs["MigrateCluster"],
         task_definition=outputs["MigrateTaskDefinitionArn"],
@@ -24,6 +27,7 @@ def run(cloud: Cloud, outputs: Mapping[str, str], say: Callable[[str], None], *,
         subnets=outputs["MigrateSubnets"].split(","),
         security_groups=[outputs["MigrateSecurityGroup"]],
         log_group=outputs["MigrateLogGroup"],
+        is_alone=True,
     )
     say("migrate: bringing the database up to date.")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Order:
     security_groups: Sequence[str]
     log_group: str
     command: Sequence[str] = ()  # empty: the task definition's own
+    is_alone: bool = False  # never two of its family at once: one that runs already is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,19 @@ class Ended:
 def run(cloud: Cloud, order: Order, say: Callable[[str], None], *, poll_s: float = 5.0) -> Ended:
     """Runs it, saying each line of its log as it comes. Raises TaskError, AwsError.
 
-    ECS keeps an order's command with the task, for everybody who may look at tasks: it must hold no secret.
+    Of an order that is alone, one that runs already of the same revision is the one that is meant: somebody stopped
+    looking, or the answer to its start was lost. ECS keeps an order's command with the task, for everybody who may look
+    at tasks: it must hold no secret.
     """
-    arn = _start(cloud, order)
+    while order.is_alone and (there := _running(cloud, order)):
+        say(f"a task of {_family(order)} runs already; waiting for its end.")
+        ended = _follow(cloud, order, str(there["taskArn"]), say, poll_s)
+        if there.get("taskDefinitionArn") == order.task_definition:
+            return ended
+    return _follow(cloud, order, _start(cloud, order), say, poll_s)
+
+
+def _follow(cloud: Cloud, order: Order, arn: str, say: Callable[[str], None], poll_s: float) -> Ended:
     log = _Log(cloud, order, arn)
     deadline = time.monotonic() + _PATIENCE_S
     about, setting = f"a task of {order.cluster}", "--name"
@@ -73,23 +85,47 @@ def run(cloud: Cloud, order: Order, say: Callable[[str], None], *, poll_s: float
     return Ended(code, "; ".join([str(task.get("stoppedReason") or "no reason"), *said]))
 
 
+def _family(order: Order) -> str:
+    return order.task_definition.rpartition("/")[2].partition(":")[0]
+
+
+def _running(cloud: Cloud, order: Order) -> dict[str, Any] | None:
+    """A task of the order's family that has not ended."""
+    about, where = f"a task of {order.cluster}", {"cluster": order.cluster}
+    arns = cloud.again(
+        lambda: cloud.aws.call("ecs", "ListTasks", about=about, setting="--name", **where, family=_family(order))
+    )["taskArns"]
+    if not arns:
+        return None
+    described = cloud.again(
+        lambda: cloud.aws.call("ecs", "DescribeTasks", about=about, setting="--name", **where, tasks=arns)
+    )
+    tasks: list[dict[str, Any]] = described.get("tasks") or []
+    return next((task for task in tasks if task.get("lastStatus") != "STOPPED"), None)
+
+
 def _start(cloud: Cloud, order: Order) -> str:
     overrides = {"containerOverrides": [{"name": order.container, "command": list(order.command)}]}
-    answer = cloud.aws.call(
-        "ecs", "RunTask", about=f"the task {order.task_definition.rpartition('/')[2]}", setting="--name",
-        cluster=order.cluster,
-        taskDefinition=order.task_definition,
-        launchType="FARGATE",
-        count=1,
-        startedBy="deploy",
-        overrides=overrides if order.command else {},
-        networkConfiguration={
-            "awsvpcConfiguration": {
-                "subnets": list(order.subnets),
-                "securityGroups": list(order.security_groups),
-                "assignPublicIp": "DISABLED",
-            }
-        },
+    # With the same token, asking again after a lost answer starts nothing more.
+    token = uuid.uuid4().hex
+    answer = cloud.again(
+        lambda: cloud.aws.call(
+            "ecs", "RunTask", about=f"the task {order.task_definition.rpartition('/')[2]}", setting="--name",
+            cluster=order.cluster,
+            taskDefinition=order.task_definition,
+            launchType="FARGATE",
+            count=1,
+            startedBy="deploy",
+            clientToken=token,
+            overrides=overrides if order.command else {},
+            networkConfiguration={
+                "awsvpcConfiguration": {
+                    "subnets": list(order.subnets),
+                    "securityGroups": list(order.security_groups),
+                    "assignPublicIp": "DISABLED",
+                }
+            },
+        )
     )  # fmt: skip
     if not answer.get("tasks"):
         reasons = ", ".join(str(one.get("reason")) for one in answer.get("failures") or []) or "no reason"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backbone import app_secrets, commands, one_off
+from backbone import app_secrets, commands, migration, one_off
 from backbone.deploy import Cloud, Deployment
 from machines.aws import AwsError, Kind
 
@@ -16,6 +16,11 @@ SERVICE = {
     "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1", "subnet-2"], "securityGroups": ["sg-1"]}},
 }
 ARN = "arn:aws:ecs:eu-west-1:1:task/portafilter/abc"
+MIGRATE = "arn:aws:ecs:eu-west-1:1:task-definition/portafilter-migrate"
+MIGRATES = {
+    "MigrateCluster": "portafilter", "MigrateTaskDefinitionArn": f"{MIGRATE}:8", "MigrateSubnets": "subnet-1",
+    "MigrateSecurityGroup": "sg-1", "MigrateLogGroup": "/migrate",
+}  # fmt: skip
 
 
 class Amazon:
@@ -25,6 +30,8 @@ class Amazon:
         self.code, self.failures = code, failures
         self.orders: list[dict[str, Any]] = []
         self.looks = 0
+        self.running: dict[str, str] = {}  # what runs already: a task's ARN and its definition's
+        self.lost = 0  # so many RunTasks are done, and their answers lost
         self.lines = ["first line", "last line"]
         self.secret = json.dumps({"CREDENTIAL_KEYS": "old", "SECRET_KEY": "kept"})
 
@@ -36,8 +43,12 @@ class Amazon:
             return {}
         if name == "DescribeServices":
             return {"services": [SERVICE]}
+        if name == "ListTasks":
+            return {"taskArns": [arn for arn, one in self.running.items() if f"/{arguments['family']}:" in one]}
         if name == "RunTask":
             self.orders.append(arguments)
+            if self.lost >= len(self.orders):
+                raise AwsError("ECS did not answer.", kind=Kind.TIMEOUT, may_have_happened=True)
             tasks = [] if self.failures else [{"taskArn": ARN}]
             return {"tasks": tasks, "failures": [{"reason": one} for one in self.failures]}
         if name == "DescribeTasks":
@@ -45,7 +56,11 @@ class Amazon:
             is_over = self.looks > 2
             container = {"name": "worker", **({"exitCode": self.code} if self.code is not None else {})}
             reason = {"stoppedReason": "CannotPullContainerError"} if self.code is None else {}
-            return {"tasks": [{"lastStatus": "STOPPED" if is_over else "RUNNING", "containers": [container], **reason}]}
+            status = "STOPPED" if is_over else "RUNNING"
+            [arn] = arguments["tasks"]
+            definition = self.running.pop(arn, "") if is_over else self.running.get(arn, "")
+            task = {"taskArn": arn, "taskDefinitionArn": definition, "lastStatus": status}
+            return {"tasks": [{**task, "containers": [container], **reason}]}
         assert name == "GetLogEvents"
         if self.looks < 2:
             raise AwsError("There is no log yet.", kind=Kind.NOT_FOUND)
@@ -87,6 +102,38 @@ def test_task_that_does_not_start_or_run_says_why(shown: list[str], monkeypatch:
     without_image = deployment(Amazon(code=None), shown, monkeypatch)
     with pytest.raises(commands.CommandError, match="CannotPullContainerError"):
         commands.run(without_image, ["doctor"], shown.append, poll_s=0)
+
+
+def test_task_whose_start_s_answer_was_lost_is_started_once(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    amazon = Amazon()
+    amazon.lost = 2
+    assert commands.run(deployment(amazon, shown, monkeypatch), ["doctor"], shown.append, poll_s=0) == 0
+    tokens = [order["clientToken"] for order in amazon.orders]
+    assert len(tokens) == 3 and len(set(tokens)) == 1
+    commands.run(deployment(amazon, shown, monkeypatch), ["doctor"], shown.append, poll_s=0)
+    assert amazon.orders[-1]["clientToken"] not in tokens
+
+
+def test_migration_that_still_runs_is_followed_and_no_second_one_begun_beside_it(
+    shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amazon = Amazon()
+    cloud = deployment(amazon, shown, monkeypatch).cloud
+    amazon.running = {ARN: f"{MIGRATE}:8"}
+    migration.run(cloud, MIGRATES, shown.append, poll_s=0)
+    assert amazon.orders == [] and shown[-1] == "migrate: the database is up to date."
+    assert "migrate: first line" in shown
+    # One of another image is waited for, and does not do for this one.
+    amazon.running, amazon.looks = {ARN: f"{MIGRATE}:7"}, 0
+    migration.run(cloud, MIGRATES, shown.append, poll_s=0)
+    assert [order["taskDefinition"] for order in amazon.orders] == [f"{MIGRATE}:8"] and amazon.running == {}
+
+
+def test_command_is_not_taken_for_another_that_runs(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    amazon = Amazon()
+    amazon.running = {ARN: SERVICE["taskDefinition"]}
+    commands.run(deployment(amazon, shown, monkeypatch), ["doctor"], shown.append, poll_s=0)
+    assert len(amazon.orders) == 1
 
 
 def test_administrator_s_password_is_returned_and_only_its_hash_leaves(
