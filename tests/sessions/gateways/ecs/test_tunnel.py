@@ -22,8 +22,8 @@ from sessions.states import GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.ecs import FOR_EVER, FakeEcs, Life, Task
 from tests.sessions.gateways.conftest import until
-from tests.sessions.gateways.ecs.test_workers import NoVpn
 from tests.sessions.rescues import Clock, press
+from tests.sessions.working import FakeVpn
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db]
 
@@ -43,7 +43,7 @@ class House:
         """Another worker; what the last one knew is forgotten, and whose leases it had."""
         gateway_rows.forget_process("one")
         driver = EcsGateways()
-        self.worker = Worker(f"{name}:1", now=self.clock, driver_for=lambda _: driver, vpn=lambda: NoVpn())  # type: ignore[arg-type, return-value]
+        self.worker = Worker(f"{name}:1", now=self.clock, driver_for=lambda _: driver, vpn=FakeVpn)
 
     def press(self) -> SupportSession:
         return press(now=self.clock())

@@ -19,21 +19,14 @@ from sessions.worker import Worker
 from tests.fakes.ecs import Answer, FakeEcs, Life
 from tests.sessions.gateways.conftest import until
 from tests.sessions.rescues import press
+from tests.sessions.working import FakeVpn
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True)]
 
 
-class NoVpn:
-    def end_tunnel(self, address: str) -> None:
-        return
-
-    def last_heard(self, address: str) -> None:
-        return None
-
-
 def _worker(name: str) -> Worker:
     driver: GatewayDriver = EcsGateways()
-    return Worker(name, driver_for=lambda _: driver, vpn=lambda: NoVpn())  # type: ignore[arg-type, return-value]
+    return Worker(name, driver_for=lambda _: driver, vpn=FakeVpn)
 
 
 @pytest.fixture
