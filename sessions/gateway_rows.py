@@ -1,8 +1,8 @@
 """How a gateway's row changes: guarded UPDATEs only, so that of several workers one wins and the others hear it.
 
-wanted → starting → ready → stopping → stopped; from each of the first three straight to stopping. A lease says which
-worker is at a driver for this row just now; nobody else calls the driver for it until the lease ends. A row without a
-session is a warm one, and becomes a session's by `claim`, once.
+wanted → starting → ready → stopping → stopped; from starting straight to stopping, from wanted straight to stopped. A
+lease says which worker is at a driver for this row just now; nobody else calls the driver for it until the lease ends.
+A row without a session is a warm one, and becomes a session's by `claim`, once.
 """
 
 from __future__ import annotations
@@ -122,12 +122,18 @@ def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datet
 def give_up(gateway: Gateway, *, failure: str, now: datetime) -> bool:
     """Any live state → stopping, and its connections end; `failure` is empty for an orderly end.
 
-    A worker that is at its driver keeps the lease: stopping waits until that call is over. False also for a warm one
+    A worker that is at its driver keeps the lease: stopping waits until that call is over. One that is `wanted` is
+    `stopped` at once: no driver was called for it, since `lease` makes it `starting` before. False also for a warm one
     that a session has claimed since it was read: then it is that session's worker's to give up.
     """
     with transaction.atomic():
         live = Gateway.objects.filter(pk=gateway.pk, session=gateway.session_id, state__in=LIVE_GATEWAY_STATES)
-        changed = live.update(state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0)
+        changed = 0
+        if gateway.state == GatewayState.WANTED:  # as read; another worker may have begun it since
+            never_begun = live.filter(state=GatewayState.WANTED)
+            changed = never_begun.update(state=GatewayState.STOPPED, failure=failure[:500], stopped_at=now)
+        if not changed:
+            changed = live.update(state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0)
         if changed and failure:
             # The session's next desktop must not wait until the keeper of this one has noticed.
             _close_connections(gateway, detail="The gateway was lost.", now=now)

@@ -13,7 +13,7 @@ from sessions.models import Gateway, SessionEvent, SupportSession
 from sessions.states import GatewayState, State
 from tests.fakes.gateway_driver import Start
 from tests.sessions.pooling import House
-from tests.sessions.rescues import machine, press
+from tests.sessions.rescues import fleet, machine, press
 from tests.sessions.working import fresh
 
 pytestmark = pytest.mark.django_db
@@ -172,6 +172,18 @@ def test_pool_gives_up_nothing_that_was_claimed_since_it_looked(house: House) ->
     house.worker.run_pass()
     assert not gateway_rows.give_up(as_read, failure="It seemed lost.", now=house.clock())
     assert house.of(session).state == GatewayState.READY
+
+
+def test_one_that_was_begun_since_it_was_read_is_stopped_by_its_driver(house: House) -> None:
+    house.driver.starts.append(Start.SLOW)
+    as_read = gateway_rows.want_warm(fleet("North").pk, driver="local", due_at=house.clock())
+    house.stoke(1)
+    assert house.driver.alive
+    assert gateway_rows.give_up(as_read, failure="", now=house.clock())
+    as_read.refresh_from_db()
+    assert as_read.state == GatewayState.STOPPING
+    house.stoke(1)
+    assert str(as_read.pk) not in house.driver.alive
 
 
 def test_gateway_of_a_session_can_be_given_to_no_other(house: House) -> None:

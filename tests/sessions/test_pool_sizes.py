@@ -203,9 +203,12 @@ def test_one_that_was_wanted_before_the_pause_is_wanted_anew_after_it(house: Hou
     now, session = house.clock(), house.press()
     Gateway.objects.create(session=session, driver="local", state="stopped", wanted_at=now, made_room_at=now)
     wanted = Gateway.objects.create(fleet=fleet("North"), born_warm=True, driver="local", due_at=now, wanted_at=now)
+    told: list[str] = []
+    house.driver.at_step = told.append
     house.stoke(4, every_s=29)
     wanted.refresh_from_db()
-    assert wanted.state == GatewayState.STOPPED and not house.driver.started
+    assert (wanted.state, wanted.stopped_at) == (GatewayState.STOPPED, now)
+    assert not told, "no driver is asked to stop what was never ordered"
     house.driver.starts.append(Start.SLOW)
     house.stoke(8, every_s=2)
     assert len(house.warm()) == 1 and len(house.driver.started) == 1
