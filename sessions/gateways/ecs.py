@@ -30,6 +30,8 @@ _PROBE_TIMEOUT_S = 1.0
 _JOIN_TIMEOUT_S = 2.0
 # DescribeTasks and ListTasks may not know a new task for so long: it is starting, not gone.
 _UNKNOWN_S = 30
+# So many answers in a row say that it is gone.
+_SEVERAL = 3
 # An order whose answer was lost shows in ListTasks by then, or it came to nothing; the sweep finds what is later still.
 _UNANSWERED_S = 15
 _SEARCH_EVERY_S = 3
@@ -114,7 +116,7 @@ class EcsGateways:
             # It may well be starting: what ends its time is the time.
             self._last_words[attempt_id] = str(error)
             return self._within_time(attempt_id, dict(handle), None)
-        if look.missing_s and now - int(handle["at"]) >= _UNKNOWN_S:
+        if look.missing and now - int(handle["at"]) >= _UNKNOWN_S:
             return GatewayStatus("stopped", detail="AWS has forgotten the gateway.", record=_gone(handle))
         return self._look_on(attempt_id, dict(handle), look.task)
 
@@ -226,7 +228,9 @@ class EcsGateways:
             record = f"guacd at {host}:{PORT}: {wrong}. {error}"
             raise GatewayError("Neither the gateway nor AWS answers.", record=record) from error
         task = look.task
-        if look.missing_s >= _UNKNOWN_S or (look.missing_s and wrong is not None and _is_old(handle, self._now())):
+        # While guacd answers, AWS has to say so several times.
+        is_gone = look.missing >= _SEVERAL and look.missing_s >= _UNKNOWN_S
+        if is_gone or (look.missing > 1 and wrong is not None and _is_old(handle, self._now())):
             return GatewayStatus("stopped", detail="AWS has forgotten the gateway.", record=_gone(handle))
         if task is not None and task.is_ending:
             words = ecs_words.of_end(task)
@@ -268,7 +272,9 @@ class EcsGateways:
             pace = self._starting_pace(arn) if pause_s is None else ecs_tasks.AT_ONCE
             look = self._tasks.look(arn, attempt=attempt_id, pace=pace)
             known = look.task
-            if look.missing_s and (look.missing_s >= _UNKNOWN_S or (handle and _is_old(handle, self._now()))):
+            # StopTask did not know it either, or this is one stale answer about a task that was there just now.
+            is_missing = look.missing > 1 or (look.missing and known is None)
+            if is_missing and (look.missing_s >= _UNKNOWN_S or (handle and _is_old(handle, self._now()))):
                 return
             if pause_s is None or known is None or not known.is_connected:
                 break
@@ -285,7 +291,7 @@ class EcsGateways:
             if error.kind is Kind.NOT_FOUND and error.code != "ClusterNotFoundException":
                 return None
             # A right to stop what has our tag does not cover what is no longer there, and has none.
-            if error.kind is Kind.FORBIDDEN and self._tasks.look(arn, pace=ecs_tasks.AT_ONCE).missing_s:
+            if error.kind is Kind.FORBIDDEN and self._tasks.look(arn, pace=ecs_tasks.AT_ONCE).missing:
                 return None
             raise
         task = ecs_tasks.parse(answer)

@@ -60,9 +60,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found at the last look at a task. `missing_s`: for how long AWS has not known it, by then."""
+    """What was found at the last look at a task.
+
+    So many answers in a row did not know it (`missing`), with `missing_s` from the first of them to the last: one alone
+    may be stale.
+    """
 
     task: Task | None
+    missing: int
     missing_s: float
 
 
@@ -74,7 +79,8 @@ class _Entry:
     task: Task | None = None
     looks: int = 0
     looked_at: float | None = None
-    missing_since: float | None = None
+    missing: int = 0
+    missing_since: float = 0.0
     asked_at: float = 0.0
     pace: Sequence[float] = STARTING_PACE
     error: AwsError | None = None
@@ -85,8 +91,9 @@ class _Entry:
             return 0.0
         return self.looked_at + self.pace[min(max(self.looks - 1, 0), len(self.pace) - 1)]
 
-    def as_look(self, now: float) -> Look:
-        return Look(self.task, 0.0 if self.missing_since is None else max(now - self.missing_since, 0.001))
+    def as_look(self) -> Look:
+        missing_s = (self.looked_at or 0.0) - self.missing_since if self.missing else 0.0
+        return Look(self.task, self.missing, missing_s)
 
 
 class Tasks:
@@ -106,17 +113,17 @@ class Tasks:
             entry.attempt = entry.attempt or attempt
             entry.asked_at, entry.pace = now, pace
             if entry.due_at() > now:
-                return _answer(entry, now)
+                return _answer(entry)
             is_new = entry.looked_at is None
         # While one thread asks for all, the others go by what was last known.
         if not self._asking.acquire(blocking=is_new, timeout=_WAIT_FOR_OTHERS_S if is_new else -1):
-            return _answer(entry, now)
+            return _answer(entry)
         try:
             if entry.due_at() <= time.monotonic():
                 self._ask(arn)
         finally:
             self._asking.release()
-        return _answer(entry, time.monotonic())
+        return _answer(entry)
 
     def known(self, arn: str) -> Task | None:
         """The last that is known of a task, without asking anybody."""
@@ -177,22 +184,23 @@ class Tasks:
                     continue
                 if key in found:
                     _take(entry, found[key], now)
-                elif entry.missing_since is None:
-                    entry.missing_since = now
+                else:
+                    entry.missing_since = entry.missing_since if entry.missing else now
+                    entry.missing += 1
 
     def _is_over(self, arn: str) -> bool:
         task = self._entries[arn].task
         return task is not None and task.is_stopped
 
 
-def _answer(entry: _Entry, now: float) -> Look:
+def _answer(entry: _Entry) -> Look:
     if entry.error is not None:
         raise entry.error
-    return entry.as_look(now)
+    return entry.as_look()
 
 
 def _take(entry: _Entry, task: Task, now: float) -> bool:
-    entry.looked_at, entry.missing_since, entry.error = now, None, None
+    entry.looked_at, entry.missing, entry.error = now, 0, None
     known = entry.task
     if known is not None and task.version < known.version:
         return False

@@ -16,7 +16,7 @@ from pytest_django.fixtures import Settings
 
 from sessions.gateways import ecs_probes, ecs_tasks, probe
 from sessions.gateways.base import GatewayError, Handle
-from tests.fakes.ecs import Answer, FakeEcs
+from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
 from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.gateways.ecs.looking import called
 
@@ -106,6 +106,32 @@ def test_task_that_ecs_has_stopped_is_lost_though_its_address_answers(
     lost = case.driver.describe(request.attempt_id, status.handle)
     assert lost.state == "stopped"
     assert "SpotInterruption" in lost.detail
+
+
+def test_gateway_that_answers_is_lost_by_several_answers_that_do_not_know_its_task_and_not_by_one(
+    case: Case, ecs: FakeEcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer of ECS may be a stale one, and a look may be due while another thread asks."""
+    request = new_request()
+    status = case.start(request)
+    tasks, later = case.driver._tasks, SimpleNamespace(s=0.0)  # type: ignore[attr-defined]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + later.s)
+    monkeypatch.setattr(ecs_tasks, "time", clock)
+
+    def look(after_s: float) -> str:
+        later.s += after_s
+        return case.driver.describe(request.attempt_id, status.handle).state
+
+    (task,) = ecs.alive()
+    life, task.life = task.life, Life(lag_s=FOR_EVER)
+    try:
+        assert look(after_s=10) == "ready"
+        with tasks._asking:
+            assert look(after_s=31) == "ready", "it is still one answer"
+        assert look(after_s=0) == "ready"
+        assert look(after_s=10) == "stopped"
+    finally:
+        task.life = life
 
 
 def test_dead_computer_is_told_from_a_dead_line(case: Case, ecs: FakeEcs, monkeypatch: pytest.MonkeyPatch) -> None:
