@@ -30,8 +30,8 @@ _PROBE_TIMEOUT_S = 1.0
 _JOIN_TIMEOUT_S = 2.0
 # DescribeTasks and ListTasks may not know a new task for so long: it is starting, not gone.
 _UNKNOWN_S = 30
-# So many answers in a row say that it is gone.
-_SEVERAL = 3
+# What may be stale is to be said again: so many seconds later of a starting task, so often while guacd answers.
+_APART_S, _SEVERAL = 3.0, 3
 # An order whose answer was lost shows in ListTasks by then, or it came to nothing; the sweep finds what is later still.
 _UNANSWERED_S = 15
 _SEARCH_EVERY_S = 3
@@ -106,17 +106,16 @@ class EcsGateways:
             return GatewayStatus("stopped", detail="No gateway was ordered yet.")
         if "ready" in handle:
             return self._look_after(attempt_id, dict(handle))
-        now = self._now()
+        arn = str(handle["task"])
         try:
-            arn = str(handle["task"])
             look = self._tasks.look(arn, attempt=attempt_id, pace=self._starting_pace(arn))
         except AwsError as error:
             if error.is_permanent:
                 raise ecs_words.of_error(error) from error
             # It may well be starting: what ends its time is the time.
             self._last_words[attempt_id] = str(error)
-            return self._within_time(attempt_id, dict(handle), None)
-        if look.missing and now - int(handle["at"]) >= _UNKNOWN_S:
+            return self._within_time(attempt_id, dict(handle), self._tasks.known(arn))
+        if look.missing and look.missing_s >= _APART_S and _is_old(handle, self._now()):
             return GatewayStatus("stopped", detail="AWS has forgotten the gateway.", record=_gone(handle))
         return self._look_on(attempt_id, dict(handle), look.task)
 
@@ -205,8 +204,10 @@ class EcsGateways:
         # Only a capacity provider has tasks wait. Elsewhere a first look that was late must not lengthen the time.
         may_wait = bool(settings.ECS_CAPACITY_PROVIDER)
         waits_for_computer = may_wait and task is not None and not task.is_placed and task.last_status == "PROVISIONING"
-        since = int(handle.get("placed", handle["at"]) if may_wait and not waits_for_computer else handle["at"])
-        limit_s = _COMPUTER_S if waits_for_computer else settings.ECS_READY_S
+        # Another process may have seen it wait, while this one has not had an answer yet.
+        may_be_waiting = waits_for_computer or (may_wait and task is None and "placed" not in handle)
+        since = int(handle.get("placed", handle["at"]) if may_wait and not may_be_waiting else handle["at"])
+        limit_s = _COMPUTER_S if may_be_waiting else settings.ECS_READY_S
         if now - since > limit_s:
             words = ecs_words.of_slow_start(task, limit_s, self._last_words.pop(attempt_id, ""))
             return GatewayStatus("failed", handle=handle, detail=words.detail, record=words.record)

@@ -131,7 +131,7 @@ def of_slow_start(task: Task | None, limit_s: int, last: str) -> Words:
     """A task that was not ready in time; `last` is what was found when it was last tried."""
     detail = f"The gateway was not ready within {limit_s} s."
     if task is None:
-        return Words(detail, f"After {limit_s} s ECS still does not know the task. {last}".strip())
+        return Words(detail, f"Not ready within {limit_s} s: ECS has told nothing of its task. {last}".strip())
     stage = f"its task {_name(task)} is {task.last_status or '?'}"
     if not task.is_placed:
         detail += " AWS found no computer for it in that time."

@@ -30,13 +30,35 @@ def test_new_task_that_is_not_shown_yet_is_starting(case: Case, ecs: FakeEcs) ->
     assert case.start(request).state == "ready"
 
 
-def test_task_that_stays_unknown_is_gone_after_half_a_minute(driver: EcsGateways, ecs: FakeEcs, clock: Clock) -> None:
+def test_task_that_stays_unknown_is_gone_after_half_a_minute(
+    driver: EcsGateways, ecs: FakeEcs, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sessions.gateways.ecs._APART_S", 0.1)
     request = new_request()
     arn = "arn:aws:ecs:eu-west-1:123456789012:task/portafilter/" + "0" * 32
     handle: dict[str, str | int] = {"task": arn, "at": int(clock.at)}
-    assert driver.describe(request.attempt_id, handle).state == "starting"
-    clock.at += 31
-    assert driver.describe(request.attempt_id, handle).state == "stopped"
+    clock.at += 29
+
+    def is_looked_for_again() -> bool:
+        assert driver.describe(request.attempt_id, handle).state == "starting"
+        return len(called(ecs, "DescribeTasks")) >= 5
+
+    until(is_looked_for_again, what="it was looked for again")
+    clock.at += 2
+    until(lambda: driver.describe(request.attempt_id, handle).state == "stopped", what="two answers say so")
+
+
+def test_one_answer_that_does_not_know_an_old_task_may_be_stale(settings: Settings, ecs: FakeEcs, clock: Clock) -> None:
+    settings.ECS_CAPACITY_PROVIDER = "portafilter-gateways"
+    request = new_request()
+    status = EcsGateways(now=clock).start(request)
+    (task,) = ecs.alive()
+    life, task.life = task.life, Life(lag_s=FOR_EVER)
+    clock.at += 45
+    other = EcsGateways(now=clock)
+    assert look(other, request.attempt_id, status).state == "starting"
+    task.life = life
+    assert Case(other, lambda status: None, True).start(request).state == "ready"
 
 
 def test_task_that_never_gets_ready_fails_in_time_with_words(driver: EcsGateways, ecs: FakeEcs, clock: Clock) -> None:
@@ -82,6 +104,31 @@ def test_waiting_for_another_computer_is_said_and_does_not_count(
     case = Case(driver, lambda status: None, True)
     until(lambda: "placed" in look(driver, request.attempt_id, status).handle, what="it has a computer")
     assert case.start(request).state == "ready"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_look_that_fails_does_not_end_the_wait_for_another_computer(
+    settings: Settings, ecs: FakeEcs, clock: Clock, restarted: bool
+) -> None:
+    settings.ECS_CAPACITY_PROVIDER = "portafilter-gateways"
+    ecs.make_room(0)
+    driver, request = EcsGateways(now=clock), new_request()
+    status = driver.start(request)
+    clock.at += 90
+    assert look(driver, request.attempt_id, status).no_room
+    ecs.will(Answer.THROTTLED, "DescribeTasks", times=FOR_EVER)
+    driver = EcsGateways(now=clock) if restarted else driver
+
+    def was_refused() -> bool:
+        found = look(driver, request.attempt_id, status)
+        assert (found.state, found.no_room) == ("starting", not restarted)
+        return any(call.code for call in ecs.calls)
+
+    until(was_refused, what="a look has failed")
+    assert was_refused()
+    clock.at += 511
+    failed = look(driver, request.attempt_id, status)
+    assert failed.state == "failed" and "ThrottlingException" in failed.record
 
 
 def test_task_that_could_not_start_says_why(driver: EcsGateways, ecs: FakeEcs) -> None:
