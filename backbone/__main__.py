@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        words = "Stopped looking; what AWS was told to do goes on there. `deploy` and `destroy` take it up when called again."
+        words = "Stopped looking; what AWS was told to do goes on there. The next `deploy` or `destroy` takes it up."
         print(words, file=sys.stderr)
         return 130
 

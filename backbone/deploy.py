@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from backbone import app_secrets, migration, stacks, templates
+from backbone import app_secrets, migration, reaching, stacks, templates
 from backbone.parameters import Parameters
 from machines.aws import Aws, AwsError, Kind
 
@@ -93,11 +93,32 @@ class Deployment:
         outputs: dict[str, str] = {}
         for step in stacks.STEPS:
             if step in steps:
-                self._bring(step, parameters.values(step, outputs), dry)
+                values = parameters.values(step, outputs)
+                if step.before == "portal" and not dry:
+                    self._see_portal(values, outputs, has_zone="HostedZoneId" in parameters.given_for("edge"))
+                self._bring(step, values, dry)
             found = outputs_of(self.describe(step.stack))
             outputs |= found
             if step in steps and not dry:
                 self._after(step, outputs)
+
+    def _see_portal(self, values: Mapping[str, str], outputs: Mapping[str, str], *, has_zone: bool) -> None:
+        """Raises DeployError where SNS is to subscribe the portal for the first time, and it does not answer."""
+        origin = values.get("PortalOrigin", "")
+        if not origin or parameters_of(self.describe("notify")).get("PortalOrigin") == origin:
+            return
+        why = reaching.wait(origin, self.cloud.sleep)
+        if why:
+            records = (
+                f"Make these records: {outputs.get('PortalHostName')} to {outputs.get('PortalTarget')}, "
+                f"{outputs.get('VpnHostName')} to {outputs.get('AcceleratorDnsName')}. This computer may take "
+                "the names for missing a while longer."
+            )
+            raise DeployError(
+                f"notify: {origin}/healthz does not answer ({why}), and SNS subscribes only what it reaches. "
+                f"{'Look at what `status` says of the portal.' if has_zone else records} When the portal answers, the "
+                "same command goes on from here."
+            )
 
     def _after(self, step: stacks.Step, outputs: Mapping[str, str]) -> None:
         if step.after == "secrets":
@@ -164,7 +185,7 @@ class Deployment:
     ) -> dict[str, Any] | None:
         """Makes a change set and says what CloudFormation would do; None: nothing. Raises DeployError."""
         stack, name = step.stack, stacks.name_of(self.installation, step.stack)
-        has = {one["ParameterKey"] for one in (there or {}).get("Parameters") or []}
+        has = parameters_of(there)
         told: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]
         told += [{"ParameterKey": key, "UsePreviousValue": True} for key in step.withheld if key in has]
         is_taken = self._is_taken(
@@ -381,6 +402,11 @@ class Deployment:
 def outputs_of(described: Mapping[str, Any] | None) -> dict[str, str]:
     """The outputs of a stack as CloudFormation describes it."""
     return {one["OutputKey"]: one["OutputValue"] for one in (described or {}).get("Outputs") or []}
+
+
+def parameters_of(described: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a stack was last told, as CloudFormation describes it."""
+    return {one["ParameterKey"]: one.get("ParameterValue", "") for one in (described or {}).get("Parameters") or []}
 
 
 def _words_of(change: Mapping[str, Any]) -> str:

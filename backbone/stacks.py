@@ -17,16 +17,19 @@ class Step:
     """One stack is made or changed.
 
     `withheld` are parameters that a later step of the same stack gives for the first time; until then the template's
-    default holds, and after that what the stack already has. `after` is what the deploy tool does once it is there.
+    default holds, and after that what the stack already has. `before` is what the deploy tool looks at first, `after`
+    what it does once the stack is there.
     """
 
     stack: str
     withheld: tuple[str, ...] = ()
+    before: str = ""
     after: str = ""
 
 
-# The subscription of notify is confirmed by the portal, so that stack comes twice. In app every process must find the
-# database as its code knows it: the stack migrate has the task that brings it there.
+# The subscription of notify is confirmed by the portal, and SNS takes none for an address that it does not reach, so
+# that stack comes twice. In app every process must find the database as its code knows it: the stack migrate has the
+# task that brings it there.
 STEPS = (
     Step("network"),
     Step("data", after="secrets"),
@@ -38,7 +41,7 @@ STEPS = (
     Step("telemetry"),
     Step("app"),
     Step("edge"),
-    Step("notify"),
+    Step("notify", before="portal"),
     Step("watch"),
 )
 STACKS = tuple(dict.fromkeys(step.stack for step in STEPS))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backbone import __main__ as console
-from backbone import app_secrets, migration, parameters, running, stacks, teardown, templates
+from backbone import app_secrets, migration, parameters, reaching, running, stacks, teardown, templates
 from backbone.deploy import Cloud, DeployError, Deployment
 from tests.backbone.moto_gaps import Report, close
 
@@ -35,6 +35,7 @@ class World:
         self.url, self.report = url, report
         self.lines: list[str] = []
         self.migrations: list[dict[str, str]] = []
+        self.looked: list[str] = []  # for the portal, at these addresses
         self.cloud = Cloud(REGION, sleep=lambda seconds: None)
         self.deployment = Deployment(self.cloud, "portafilter", self.lines.append, poll_s=0)
 
@@ -65,6 +66,7 @@ def world() -> Iterator[World]:
         world = World(f"http://{host}:{port}", close(patch))
         # moto's tasks end without an exit status; tests/backbone/test_commands.py has tasks.
         patch.setattr(migration, "run", lambda cloud, outputs, say, **_: world.migrations.append(dict(outputs)))
+        patch.setattr(reaching, "look", lambda origin: world.looked.append(origin) or "")
         call = world.cloud.aws.call
         zone = call("route53", "CreateHostedZone", about="", setting="", Name="example.com", CallerReference="once")
         # AWS' begin with Z, moto's with anything.
@@ -100,6 +102,8 @@ def test_same_again_changes_nothing(world: World) -> None:
     lines = world.deploy()
     assert [line for line in lines if not line.endswith(": unchanged.")] == ["data: the secrets are there."]
     assert _secret(world) == secret
+    # Once, before SNS was to reach it; no portal that is away for a time keeps an installation from being changed.
+    assert world.looked == ["https://portal.example.com"]
 
 
 def test_subscription_of_an_installation_that_is_there_outlives_the_first_pass_over_notify(world: World) -> None:

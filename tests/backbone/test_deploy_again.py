@@ -5,12 +5,15 @@ moto's stacks are never in these states, so AWS is as much of one here as these 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
-from backbone import parameters, stacks, teardown
+from backbone import parameters, reaching, stacks, teardown
 from backbone.deploy import Cloud, DeployError, Deployment
 from machines.aws import AwsError, Kind
 
@@ -67,9 +70,27 @@ def deployment(amazon: Amazon, said: list[str], monkeypatch: pytest.MonkeyPatch)
     return Deployment(cloud, "portafilter", said.append, poll_s=0)
 
 
-def deploy(deployment: Deployment, stack: str, *, dry: bool = False) -> None:
+def deploy(deployment: Deployment, stack: str, *, dry: bool = False, last: bool = False, **given: str) -> None:
     steps = [step for step in stacks.STEPS if step.stack == stack]
-    deployment.run(steps, parameters.Parameters("portafilter"), dry=dry)
+    deployment.run(steps[-1:] if last else steps, parameters.Parameters("portafilter", {"all": given}), dry=dry)
+
+
+@contextlib.contextmanager
+def listening(code: int) -> Iterator[str]:
+    """A server that answers /healthz with this status."""
+
+    class Face(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code if self.path == "/healthz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Face) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 # --- making it --------------------------------------------------------------------------------------------------------
@@ -114,6 +135,42 @@ def test_data_whose_making_was_not_looked_at_to_its_end_is_protected_the_next_ti
     told._change(step, told.describe("data"), {}, dry=False)
     protected = [{"StackName": "portafilter-data", "EnableTerminationProtection": True}]
     assert amazon.said("UpdateTerminationProtection") == protected * calls
+
+
+EDGE = {
+    "PortalOrigin": "https://portal.example.com", "PortalHostName": "portal.example.com",
+    "PortalTarget": "d1.example.net", "VpnHostName": "vpn.example.com", "AcceleratorDnsName": "a1.example.net",
+}  # fmt: skip
+
+
+def test_portal_that_does_not_answer_stops_before_sns_and_the_records_are_told(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amazon = Amazon(edge="CREATE_COMPLETE", notify="CREATE_COMPLETE")
+    amazon.stacks["portafilter-edge"]["Outputs"] = [
+        {"OutputKey": name, "OutputValue": value} for name, value in EDGE.items()
+    ]
+    looks: list[str] = []
+    monkeypatch.setattr(reaching, "look", lambda origin: looks.append(origin) or "the name is not known")
+    told = deployment(amazon, said, monkeypatch)
+    with pytest.raises(DeployError) as caught:
+        deploy(told, "notify", last=True)
+    words = str(caught.value)
+    assert "https://portal.example.com/healthz does not answer (the name is not known)" in words
+    assert "portal.example.com to d1.example.net, vpn.example.com to a1.example.net" in words
+    assert amazon.said("CreateChangeSet") == [] and len(looks) > 1
+    # With a zone the records are there.
+    with pytest.raises(DeployError) as caught:
+        deploy(told, "notify", last=True, HostedZoneId="Z0123456789")
+    assert "records" not in str(caught.value) and "`status`" in str(caught.value)
+
+
+@pytest.mark.parametrize(("code", "why"), [(200, ""), (503, "it answers 503")])
+def test_portal_is_there_when_it_says_that_it_is_well(code: int, why: str) -> None:
+    with listening(code) as origin:
+        assert reaching.look(origin) == why
+    assert reaching.look(origin) == "ConnectionRefusedError"
+    assert reaching.look("https://nowhere.invalid") == "the name is not known"
 
 
 # --- taking it down ---------------------------------------------------------------------------------------------------
