@@ -211,7 +211,7 @@ class EcsGateways:
         if now - since > limit_s:
             words = ecs_words.of_slow_start(task, limit_s, self._last_words.pop(attempt_id, ""))
             return GatewayStatus("failed", handle=handle, detail=words.detail, record=words.record)
-        detail = ecs_words.ANOTHER_COMPUTER if waits_for_computer and now - since >= _SAY_SO_AFTER_S else ""
+        detail = ecs_words.NO_ROOM_YET if waits_for_computer and now - since >= _SAY_SO_AFTER_S else ""
         return GatewayStatus("starting", handle=handle, detail=detail, no_room=bool(detail))
 
     # --- ready --------------------------------------------------------------------------------------------------------

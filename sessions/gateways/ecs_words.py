@@ -15,7 +15,10 @@ from machines.aws import AwsError, Kind
 from sessions.gateways.base import GatewayError
 from sessions.gateways.ecs_tasks import Task
 
-ANOTHER_COMPUTER = "AWS is starting another computer for gateways; that takes about three minutes."
+# A task that waits says neither for how long nor whether AWS starts another computer: there may be as many as may be.
+NO_ROOM_YET = (
+    "AWS has no room for another gateway yet. If it can start another computer, that takes about three minutes."
+)
 _SET_UP = "Whoever runs Portafilter finds the reason in the gateway's record."
 _LIMIT = 400
 

@@ -150,7 +150,7 @@ def stories() -> list[Story]:
         Story("time-out after success", STARTS, (Answer.LATE, 1)),
         Story("hung up after success", STARTS, (Answer.LOST, 1), life=Life(stops_refused=1)),
         Story("seen late", STARTS, life=Life(lag_s=2, stopping_s=1)),
-        Story("another computer", "AWS is starting another computer for gateways", life=Life(provisioning_s=8)),
+        Story("another computer", "AWS has no room for another gateway yet", life=Life(provisioning_s=8)),
     ]  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_waiting_for_another_computer_is_said_and_does_not_count(
     clock.at += 200
     status = look(driver, request.attempt_id, status)
     assert status.state == "starting"
-    assert status.detail.startswith("AWS is starting another computer") and status.no_room
+    assert status.detail.startswith("AWS has no room for another gateway yet.") and status.no_room
     ecs.make_room(10)
     case = Case(driver, lambda status: None, True)
     until(lambda: "placed" in look(driver, request.attempt_id, status).handle, what="it has a computer")

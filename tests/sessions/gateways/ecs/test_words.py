@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +110,12 @@ def test_every_kind_of_refusal_has_words_of_its_own_that_frighten_nobody(kind: K
     error = ecs_words.of_error(AwsError("ecs:RunTask: something exact. Look at ECS_CLUSTER.", kind=kind))
     assert error.record == "ecs:RunTask: something exact. Look at ECS_CLUSTER."
     assert str(error)[0].isupper() and str(error).endswith(".") and "ecs:" not in str(error)
+
+
+def test_guide_quotes_what_a_rescue_says_that_waits_for_a_computer() -> None:
+    guide = (Path(__file__).resolve().parents[4] / "docs" / "deploy-aws.md").read_text()
+    (quoted,) = re.findall(r"“([^”]+)” on a rescue", guide)
+    assert ecs_words.NO_ROOM_YET.startswith(f"{quoted}.")
 
 
 def test_endless_reason_is_cut_and_holds_no_line_break() -> None:
