@@ -91,16 +91,28 @@ class Deployment:
     def run(self, steps: Sequence[stacks.Step], parameters: Parameters, *, dry: bool = False) -> None:
         """Makes or changes the stacks of these steps in order. Raises DeployError, AwsError at the first that fails."""
         outputs: dict[str, str] = {}
+        changed = {step.stack for step in steps}
         for step in stacks.STEPS:
+            values = parameters.values(step, outputs)
             if step in steps:
-                values = parameters.values(step, outputs)
                 if step.before == "portal" and not dry:
                     self._see_portal(values, outputs, has_zone="HostedZoneId" in parameters.given_for("edge"))
                 self._bring(step, values, dry)
-            found = outputs_of(self.describe(step.stack))
-            outputs |= found
+            there = self.describe(step.stack)
+            if step not in steps and not dry and step.stack not in changed:
+                self._tell_of_old(step.stack, there, values, outputs)
+            outputs |= outputs_of(there)
             if step in steps and not dry:
                 self._after(step, outputs)
+
+    def _tell_of_old(
+        self, stack: str, there: Mapping[str, Any] | None, values: Mapping[str, str], outputs: Mapping[str, str]
+    ) -> None:
+        """Says what a stack that was left out still takes for an earlier one's output, as the VPN's address."""
+        told = parameters_of(there)
+        old = [name for name, value in values.items() if outputs.get(name) == value != told.get(name, value)]
+        if old:
+            self.say(f"{stack}: it goes by another {', '.join(old)} than there is now. Deploy it, too.")
 
     def _see_portal(self, values: Mapping[str, str], outputs: Mapping[str, str], *, has_zone: bool) -> None:
         """Raises DeployError where SNS is to subscribe the portal for the first time, and it does not answer."""

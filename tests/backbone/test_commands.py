@@ -131,7 +131,7 @@ def test_migration_that_still_runs_is_followed_and_no_second_one_begun_beside_it
 
 def test_command_is_not_taken_for_another_that_runs(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     amazon = Amazon()
-    amazon.running = {ARN: SERVICE["taskDefinition"]}
+    amazon.running = {ARN: str(SERVICE["taskDefinition"])}
     commands.run(deployment(amazon, shown, monkeypatch), ["doctor"], shown.append, poll_s=0)
     assert len(amazon.orders) == 1
 

@@ -39,6 +39,11 @@ class World:
         self.cloud = Cloud(REGION, sleep=lambda seconds: None)
         self.deployment = Deployment(self.cloud, "portafilter", self.lines.append, poll_s=0)
 
+    def look(self, origin: str) -> str:
+        """The portal answers."""
+        self.looked.append(origin)
+        return ""
+
     def deploy(self, **changed: Any) -> list[str]:
         """What the tool said to deploying all, with other parameters of [all]."""
         self.lines.clear()
@@ -66,7 +71,7 @@ def world() -> Iterator[World]:
         world = World(f"http://{host}:{port}", close(patch))
         # moto's tasks end without an exit status; tests/backbone/test_commands.py has tasks.
         patch.setattr(migration, "run", lambda cloud, outputs, say, **_: world.migrations.append(dict(outputs)))
-        patch.setattr(reaching, "look", lambda origin: world.looked.append(origin) or "")
+        patch.setattr(reaching, "look", world.look)
         call = world.cloud.aws.call
         zone = call("route53", "CreateHostedZone", about="", setting="", Name="example.com", CallerReference="once")
         # AWS' begin with Z, moto's with anything.

@@ -151,7 +151,12 @@ def test_portal_that_does_not_answer_stops_before_sns_and_the_records_are_told(
         {"OutputKey": name, "OutputValue": value} for name, value in EDGE.items()
     ]
     looks: list[str] = []
-    monkeypatch.setattr(reaching, "look", lambda origin: looks.append(origin) or "the name is not known")
+
+    def look(origin: str) -> str:
+        looks.append(origin)
+        return "the name is not known"
+
+    monkeypatch.setattr(reaching, "look", look)
     told = deployment(amazon, said, monkeypatch)
     with pytest.raises(DeployError) as caught:
         deploy(told, "notify", last=True)
@@ -171,6 +176,25 @@ def test_portal_is_there_when_it_says_that_it_is_well(code: int, why: str) -> No
         assert reaching.look(origin) == why
     assert reaching.look(origin) == "ConnectionRefusedError"
     assert reaching.look("https://nowhere.invalid") == "the name is not known"
+
+
+def test_stack_that_is_left_out_and_goes_by_an_old_address_is_told(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amazon = Amazon(vpn="UPDATE_COMPLETE", app="CREATE_COMPLETE")
+    output = {"OutputKey": "VpnPrivateAddress", "OutputValue": "10.60.1.5"}
+    amazon.stacks["portafilter-vpn"]["Outputs"] = [output]
+    monkeypatch.setattr(Deployment, "_bring", lambda *_: None)
+    words = "app: it goes by another VpnPrivateAddress than there is now. Deploy it, too."
+    for address, told in (("10.60.1.4", [words]), ("10.60.1.5", [])):
+        known = {"ParameterKey": "VpnPrivateAddress", "ParameterValue": address}
+        amazon.stacks["portafilter-app"]["Parameters"] = [known, {"ParameterKey": "WebMin", "ParameterValue": "2"}]
+        said.clear()
+        deploy(deployment(amazon, said, monkeypatch), "vpn", WebMin="3")
+        assert said == told
+    amazon.stacks["portafilter-app"]["Parameters"][0]["ParameterValue"] = "10.60.1.4"
+    deploy(deployment(amazon, said, monkeypatch), "app")
+    assert said == []
 
 
 # --- taking it down ---------------------------------------------------------------------------------------------------
