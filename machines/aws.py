@@ -117,18 +117,29 @@ class Aws:
         self._made_at = 0.0
         self._clients: dict[str, Any] = {}
 
-    def call(self, service: str, name: str, /, *, about: str, setting: str, **arguments: Any) -> dict[str, Any]:
+    def call(
+        self,
+        service: str,
+        name: str,
+        /,
+        *,
+        about: str,
+        setting: str,
+        settings_by_topic: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
         """The answer to one call, tried once. Raises AwsError.
 
         `service` is as boto3 has it ("iot-data"), `name` as AWS has it ("RunTask"); both are literals wherever this is
-        called. `about` says what it is about ("the cluster portafilter"), `setting` where that comes from. A stream in
-        the answer has been read: it is bytes.
+        called. `about` says what it is about ("the cluster portafilter"), `setting` where that comes from; for a call
+        with things of several settings `settings_by_topic` says which to look at where AWS speaks of a topic
+        ("subnet"), in lower case. A stream in the answer has been read: it is bytes.
         """
         from botocore import xform_name
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        words = _Words(service, name, about, setting, self)
+        words = _Words(service, name, about, setting, self, settings_by_topic or {})
         client = None
         try:
             client = self._client(service)
@@ -186,10 +197,12 @@ class Aws:
 class _Words:
     """What went wrong with one call, as AwsError."""
 
-    def __init__(self, service: str, name: str, about: str, setting: str, aws: Aws) -> None:
+    def __init__(
+        self, service: str, name: str, about: str, setting: str, aws: Aws, settings_by_topic: Mapping[str, str]
+    ) -> None:
         self.action = f"{_ACTION_PREFIXES.get(service, service)}:{name}"
         self.service = _NAMES.get(service, service.upper())
-        self.about, self.setting = about, setting
+        self.about, self.setting, self.settings_by_topic = about, setting, settings_by_topic
         self.connect_s, self.answer_s = aws.connect_s, aws.answer_s
         source = aws._setting
         self.where = f"{aws.region} ({source})" if source and source != setting else aws.region
@@ -208,9 +221,7 @@ class _Words:
             Kind.UNKNOWN_CREDENTIALS: lambda: f"AWS does not know {_CREDENTIALS}, or not in {self.where}.",
             Kind.FORBIDDEN: lambda: self._forbidden(said),
             Kind.THROTTLED: lambda: f"{self.service} takes no more at the moment ({code or status}).",
-            Kind.NOT_FOUND: lambda: (
-                f"{self.setting} names what is not there in {self.where}: {self.about}{_hint(said, self.about)}."
-            ),
+            Kind.NOT_FOUND: lambda: self._not_found(said),
             Kind.FAILED: lambda: f"{self.service} failed ({code or status}); another try may do.",
         }.get(kind, lambda: self._refused(code or str(status), said))()
         return AwsError(
@@ -227,13 +238,26 @@ class _Words:
         denied = " A policy denies it explicitly." if "explicit deny" in said else ""
         return f"{_CREDENTIALS} may not do that. Allow {action} on {about}.{denied}"
 
+    def _not_found(self, said: str) -> str:
+        named, setting = _named(said, self.about), self._setting_of(said)
+        if named and setting:
+            return f"{setting} names what is not there in {self.where}: {named}, for {self.about}."
+        hint = _hint(said, self.about)
+        return f"{setting or self.setting} names what is not there in {self.where}: {self.about}{hint}."
+
+    def _setting_of(self, said: str) -> str:
+        """Those of the settings by topic that AWS speaks of; empty: none of them."""
+        text = _plain(said)
+        return " or ".join(dict.fromkeys(one for topic, one in self.settings_by_topic.items() if topic in text))
+
     def _refused(self, code: str, said: str) -> str:
         if code in _NOT_SIGNED_UP:
             return f"the AWS account is not signed up for {self.service} in {self.where} ({code})."
         if "credential should be scoped to" in said.lower():
             return f"what answers is not {self.service} of {self.where}. Look at the region, and at AWS_ENDPOINT_URL."
         hint = _hint(said, self.about)
-        return f"{self.service} refused it ({code}) for {self.about} in {self.where}{hint}; look at {self.setting}."
+        setting = self._setting_of(said) or self.setting
+        return f"{self.service} refused it ({code}) for {self.about} in {self.where}{hint}; look at {setting}."
 
     def unanswered(self, error: Exception) -> AwsError:
         """What botocore says before, or instead of, an answer."""
@@ -317,13 +341,25 @@ def _off(ahead: timedelta | None) -> str:
 
 
 def _hint(said: str, about: str) -> str:
+    """What AWS spoke of, in brackets; empty for what says no more than `about`."""
+    named = _named(said, about)
+    return f" (it {'speaks of' if named.startswith('the ') else 'names'} {named})" if named else ""
+
+
+def _named(said: str, about: str) -> str:
     """Which networks AWS named, or else which part of the request it spoke of: neither is anybody's secret."""
-    found = sorted(set(_SAID_NETWORK.findall(said)))
-    if not found:
-        text = said.lower().replace("taskdefinition", "task definition")
-        found = [one for one in _TOPICS if one in text and one not in about.lower()][:1]
-        return f" (it speaks of the {found[0]})" if found else ""
-    return f" (it names {', '.join(found[:4])})"
+    if networks := sorted(set(_SAID_NETWORK.findall(said))):
+        return ", ".join(networks[:4])
+    text = _plain(said)
+    return next((f"the {one}" for one in _TOPICS if one in text and one not in about.lower()), "")
+
+
+def _plain(said: str) -> str:
+    """In lower case, and with the topics in words: AWS speaks of a TaskDefinition, too, and of securityGroups."""
+    text = said.lower()
+    for topic in _TOPICS:
+        text = text.replace(topic.replace(" ", ""), topic)
+    return text
 
 
 def _without_account(arn: str | None) -> str:

@@ -215,6 +215,32 @@ def test_refusal_is_one_sentence_that_names_the_call_and_the_setting(
     assert len(endpoint.keys) == 1, "one try, no more"
 
 
+BY_TOPIC = {"task definition": "ECS_TASK_DEFINITION", "subnet": "ECS_SUBNETS", "security group": "ECS_SECURITY_GROUPS"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("The subnet ID 'subnet-0a1b2c3d' does not exist (ErrorCode: InvalidSubnetID.NotFound)",
+         "ecs:RunTask: ECS_SUBNETS names what is not there in eu-west-1 (AWS_REGION): subnet-0a1b2c3d, for the cluster "
+         "portafilter."),
+        ("Unable to describe task definition.",
+         "ecs:RunTask: ECS_TASK_DEFINITION names what is not there in eu-west-1 (AWS_REGION): the task definition, for "
+         "the cluster portafilter."),
+        ("TaskDefinition not found.", "ECS_TASK_DEFINITION names what is not there"),
+        ("securityGroups can have at most 5 items.", "; look at ECS_SECURITY_GROUPS."),
+        ("Security group sg-0a1b2c3d and subnet subnet-0a1b2c3d belong to different networks.",
+         "(it names sg-0a1b2c3d, subnet-0a1b2c3d); look at ECS_SUBNETS or ECS_SECURITY_GROUPS."),
+        ("Something quite new.", "; look at ECS_CLUSTER."),
+    ],
+)  # fmt: skip
+def test_setting_is_the_one_of_what_aws_speaks_of(endpoint: Endpoint, shared: Aws, said: str, words: str) -> None:
+    endpoint.refuse("InvalidParameterException", said=said)
+    with pytest.raises(AwsError) as found:
+        run_task(shared, settings_by_topic=BY_TOPIC)
+    assert words in str(found.value)
+
+
 def test_clock_that_is_wrong_is_told_from_credentials_that_are(endpoint: Endpoint, shared: Aws) -> None:
     endpoint.refuse("SignatureDoesNotMatch", 403, "The signature we calculated does not match")
     endpoint.ahead = timedelta(minutes=17)

@@ -147,6 +147,27 @@ def test_refusal_is_plain_for_operators_and_exact_in_the_record(
     assert "123456789012" not in caught.value.record
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ECS_CLUSTER", "another"),
+        ("ECS_TASK_DEFINITION", "another"),
+        ("ECS_SUBNETS", ["subnet-0a1b2c3d"]),
+        ("ECS_SECURITY_GROUPS", ["sg-0a1b2c3d"]),
+        ("ECS_CAPACITY_PROVIDER", "another"),
+    ],
+)
+def test_setting_that_names_what_is_not_there_is_the_one_that_is_named(
+    ecs: FakeEcs, settings: Settings, name: str, value: object
+) -> None:
+    setattr(settings, name, value)
+    with pytest.raises(GatewayError) as caught:
+        EcsGateways().start(new_request())
+    assert caught.value.record.startswith(f"ecs:RunTask: {name} names what is not there in eu-west-1 (AWS_REGION): ")
+    assert caught.value.permanent
+    ecs.refused.clear()  # that AWS refuses it is what was wanted
+
+
 @pytest.mark.parametrize("name", ["AWS_REGION", "ECS_CLUSTER", "ECS_TASK_DEFINITION", "ECS_SUBNETS"])
 def test_setting_that_is_missing_is_named(ecs: FakeEcs, settings: Settings, name: str) -> None:
     setattr(settings, name, "")
