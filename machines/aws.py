@@ -79,8 +79,9 @@ class AwsError(Exception):
 
     `kind` says what to do about it, `code` is AWS' own word for it or empty. `is_permanent`: the same again is of no
     use until somebody changes something. `may_have_happened`: AWS may have done it, for the answer was lost or was a
-    failure. `said` is AWS' own message, to look for words in: it may hold what was asked about, so it is never shown,
-    logged or kept.
+    failure. `resource_ids` are what AWS says that it is about, as the task that has an order's clientToken already.
+    `said` is AWS' own message, to look for words in: it may hold what was asked about, so it is never shown, logged or
+    kept.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class AwsError(Exception):
         is_permanent: bool | None = None,
         may_have_happened: bool = False,
         said: str = "",
+        resource_ids: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -99,6 +101,7 @@ class AwsError(Exception):
         self.is_permanent = kind in _PERMANENT if is_permanent is None else is_permanent
         self.may_have_happened = may_have_happened
         self.said = said
+        self.resource_ids = resource_ids
 
 
 class Aws:
@@ -224,9 +227,11 @@ class _Words:
             Kind.NOT_FOUND: lambda: self._not_found(said),
             Kind.FAILED: lambda: f"{self.service} failed ({code or status}); another try may do.",
         }.get(kind, lambda: self._refused(code or str(status), said))()
+        about = response.get("resourceIds")
         return AwsError(
-            f"{self.action}: {words}", kind=kind, code=code, may_have_happened=kind is Kind.FAILED, said=said
-        )
+            f"{self.action}: {words}", kind=kind, code=code, may_have_happened=kind is Kind.FAILED, said=said,
+            resource_ids=tuple(map(str, about)) if isinstance(about, list) else (),
+        )  # fmt: skip
 
     def _forbidden(self, said: str) -> str:
         action, about = self.action, f"{self.about} in {self.where}"

@@ -339,10 +339,7 @@ class EcsGateways:
 
 def _existing(error: AwsError) -> str:
     """The task that has an order's clientToken already, as ConflictException says; or empty."""
-    if error.code != "ConflictException":
-        return ""
-    response = getattr(error.__cause__, "response", {})
-    return next((str(arn) for arn in response.get("resourceIds") or []), "")
+    return next(iter(error.resource_ids), "") if error.code == "ConflictException" else ""
 
 
 def _is_old(handle: Handle, now: float) -> bool:

@@ -241,6 +241,19 @@ def test_setting_is_the_one_of_what_aws_speaks_of(endpoint: Endpoint, shared: Aw
     assert words in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("shown", "ids"), [({"resourceIds": ["arn:one", "arn:two"]}, ("arn:one", "arn:two")), ({}, ())]
+)
+def test_what_a_conflict_is_about_is_told_without_a_type_of_the_sdk(
+    endpoint: Endpoint, shared: Aws, shown: dict[str, Any], ids: tuple[str, ...]
+) -> None:
+    endpoint.refuse("ConflictException")
+    endpoint.body = json.dumps({"__type": "ConflictException", "message": "Used for another.", **shown}).encode()
+    error = refusal(shared, "ecs")
+    assert error.resource_ids == ids
+    assert "arn:" not in str(error)
+
+
 def test_clock_that_is_wrong_is_told_from_credentials_that_are(endpoint: Endpoint, shared: Aws) -> None:
     endpoint.refuse("SignatureDoesNotMatch", 403, "The signature we calculated does not match")
     endpoint.ahead = timedelta(minutes=17)
