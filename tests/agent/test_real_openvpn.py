@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.agent.scripted_api import ScriptedApi
-from tests.agent.tunnel_files import until
 from tests.agent.vpn_lab import MACHINE, SERVER, VpnLab, missing
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120), pytest.mark.skipif(bool(missing()), reason=missing())]
 

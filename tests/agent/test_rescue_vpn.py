@@ -21,7 +21,8 @@ from agent.store import Problem, RescueStore
 from agent.vpn import Tunnel, way_to_support
 from tests.agent.scripted_api import ScriptedApi
 from tests.agent.test_rescue import FakeHook, Machine
-from tests.agent.tunnel_files import TunnelFiles, until
+from tests.agent.tunnel_files import TunnelFiles
+from tests.waiting import until
 
 _ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,8 @@ from agent.config import AgentConfig
 from agent.files import read_json
 from agent.openvpn import ManagementReader
 from agent.vpn import Tunnel
-from tests.agent.tunnel_files import TunnelFiles, is_alive, until
+from tests.agent.tunnel_files import TunnelFiles, is_alive
+from tests.waiting import until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _NEVER = threading.Event()

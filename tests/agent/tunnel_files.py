@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import until
 
 _FAKE = Path(__file__).with_name("fake_openvpn.py")
 
@@ -60,11 +60,3 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def until(holds: Callable[[], object], what: str, *, timeout_s: float = 10.0) -> None:
-    """Returns as soon as it holds; fails with its name when that takes too long."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.005)

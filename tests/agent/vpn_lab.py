@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from machines.vpn import pki
 from machines.vpn.profile import ClientProfile, client_profile
-from tests.agent.tunnel_files import until
+from tests.waiting import until
 
 _T = TypeVar("_T")
 _CLONE_NEWNET = 0x40000000

@@ -22,6 +22,7 @@ import pytest
 from machines.vpn import pki
 from machines.vpn.profile import ClientProfile, client_profile
 from tests.sessions.gateways.test_door import load_join
+from tests.waiting import until
 
 PROGRAM = Path(__file__).resolve().parents[2] / "backbone/images/gateway/join.py"
 # Ends at once the first time; then it lives on and hears no SIGTERM.
@@ -61,13 +62,6 @@ def memory() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="pf-join-", dir="/dev/shm"))
     yield folder
     shutil.rmtree(folder)
-
-
-def until(holds: Callable[[], object], *, what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not holds():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.02)
 
 
 def run(memory: Path, *options: str, **values: str) -> subprocess.Popen[str]:
@@ -125,7 +119,7 @@ def test_openvpn_is_run_again_when_it_ends_and_ended_within_seconds(
         with pytest.raises(ConnectionError):  # who comes through the tunnel is not heard
             _post(port, {}, host="127.0.0.1")
         runs = tmp_path / "openvpn.runs"
-        until(lambda: runs.exists() and len(runs.read_text().splitlines()) == 2, what="openvpn runs again")
+        until(lambda: runs.exists() and len(runs.read_text().splitlines()) == 2, "openvpn runs again", timeout_s=15)
         # After the profile, so that they hold whatever it says.
         assert runs.read_text().splitlines()[0].split()[-3:] == ["--script-security", "0", "--suppress-timestamps"]
         assert f"--key {folder}/key.pem" in runs.read_text()

@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ import pytest
 from cryptography import x509
 
 from machines.vpn import pki, profile
+from tests import waiting
 
 pytestmark = [
     pytest.mark.real,
@@ -43,13 +43,6 @@ def free_port(kind: int) -> int:
         with socket.socket(socket.AF_INET, kind) as found, contextlib.suppress(OSError):
             found.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
             return int(found.getsockname()[1])
-
-
-def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.05)
 
 
 @dataclass
@@ -113,8 +106,10 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         process = subprocess.Popen(["openvpn", "--config", str(tmp_path / profile.SERVER_FILE)], stdout=log, stderr=log)
     stop = threading.Event()
     try:
-        wait_until(
-            lambda: "Initialization Sequence Completed" in made.said() or process.poll() is not None, "the server"
+        waiting.until(
+            lambda: "Initialization Sequence Completed" in made.said() or process.poll() is not None,
+            "the server",
+            timeout_s=30,
         )
         assert process.poll() is None, made.said()
         agent = threading.Thread(target=made.admit_all, args=(stop,))
@@ -162,7 +157,7 @@ def join(server: Server, shown: Papers, tmp_path: Path, *, until: Callable[[str]
     with log.open("w") as output:
         process = subprocess.Popen(["openvpn", "--config", str(config)], stdout=output, stderr=output)
     try:
-        wait_until(lambda: until(log.read_text() + server.said()[begin:]), "an end to the handshake")
+        waiting.until(lambda: until(log.read_text() + server.said()[begin:]), "an end to the handshake", timeout_s=30)
         return log.read_text() + server.said()[begin:]
     finally:
         process.kill()

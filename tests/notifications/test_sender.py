@@ -18,8 +18,8 @@ from notifications.models import Delivery, PushDevice
 from tests.fakes.mail_server import MailServer
 from tests.fakes.push_service import Answer, PushService
 from tests.notifications.posting import VAPID_PUBLIC_KEY, message, post, sending, subscribe, withdraw
-from tests.sessions.keeping import until
 from tests.sessions.rescues import person
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

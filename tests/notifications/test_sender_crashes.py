@@ -19,8 +19,8 @@ from notifications.models import Delivery
 from tests.fakes.push_service import PushService
 from tests.machines.authorisation.bed import database_url
 from tests.notifications.posting import VAPID_PRIVATE_KEY, post, sending, subscribe
-from tests.sessions.keeping import until
 from tests.sessions.rescues import person
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

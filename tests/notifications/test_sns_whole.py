@@ -29,8 +29,8 @@ from notifications.sns_passes import SnsPasses
 from tests.fakes.push_service import PushService
 from tests.notifications.posting import post, sending, subscribe
 from tests.notifications.sns_signer import HOST, REGION, TOKEN, TOPIC
-from tests.sessions.keeping import until
 from tests.sessions.rescues import person
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

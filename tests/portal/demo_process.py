@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from portal.demo.plan import EVERYWHERE
 from tests import migrated
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 MILANO = EVERYWHERE.machines[0]
@@ -65,10 +64,9 @@ class Demo:
             command = [sys.executable, "manage.py", "demo"]
             process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
         try:
-            wait_until(
+            until(
                 lambda: "charlie" in self.logins() or process.poll() is not None,
-                "the logins",
-                self.all_said,
+                lambda: f"the logins. {self.all_said()}",
                 timeout_s=120,
             )
             assert process.poll() is None, self.said()
@@ -105,6 +103,9 @@ class Demo:
     def logins(self) -> dict[str, str]:
         return logins_in(self.said())
 
+    def until_it_has_ended(self) -> None:
+        until(lambda: not self.processes(), lambda: f"the end of all programs: {self.processes()}", timeout_s=60)
+
     def processes(self) -> list[str]:
         """What runs with this demo's state folder in its environment, guacd too."""
         found = []
@@ -118,10 +119,3 @@ class Demo:
             if command and any(mark.encode() in names for mark in marks):
                 found.append(command)
         return found
-
-
-def wait_until(holds: Any, what: str, told: Any, *, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s. {told()}"
-        time.sleep(0.05)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from tests.portal.demo_process import LOGINS, MILANO, ROOT, Demo, logins_in, wait_until
+from tests.portal.demo_process import LOGINS, MILANO, ROOT, Demo, logins_in
 
 _ENGINE = """#!/bin/sh
 # A container engine that knows just what the demo and ./setup should ask of it; its one container is a real guacd.
@@ -131,7 +131,7 @@ class TestRunning:
             demo.press(MILANO.serial)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, demo.all_said()
-        wait_until(lambda: not demo.processes(), "the end of all programs", demo.processes)
+        demo.until_it_has_ended()
         said = calls.read_text().splitlines()
         assert [line.split()[0] for line in said] == ["info", "rm", "run", "rm"], said
         assert "refused" not in calls.read_text()
@@ -143,7 +143,7 @@ class TestRunning:
             assert demo.logins() == first
             process.kill()
             process.wait()
-            wait_until(lambda: not demo.processes(), "the end of all programs", demo.processes)
+            demo.until_it_has_ended()
 
     def test_server_that_dies_ends_the_demo_with_its_last_words(self, tmp_path: Path) -> None:
         demo = Demo(tmp_path)

@@ -18,8 +18,9 @@ from sessions.models import GuacamoleConnection
 from sessions.states import State
 from tests.fakes.guacd import FakeGuacd
 from tests.portal.server_process import MANAGE
-from tests.sessions.keeping import again, rescue, until, until_state
+from tests.sessions.keeping import again, rescue, until_state
 from tests.sessions.rescues import PASSWORD
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

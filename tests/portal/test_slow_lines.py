@@ -17,9 +17,10 @@ from sessions.models import Attachment
 from sessions.states import State
 from tests.fakes.guacd import FakeGuacd
 from tests.sessions import portal_server
-from tests.sessions.keeping import keeping, rescue, until, until_state
+from tests.sessions.keeping import keeping, rescue, until_state
 from tests.sessions.portal_server import Browser, serving, signed_in, tunnel_path
 from tests.sessions.rescues import person
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

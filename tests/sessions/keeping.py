@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from django.db import transaction
 from django.utils import timezone
@@ -19,8 +17,8 @@ from sessions.keeper import Limits
 from sessions.keepers import KeeperSupervisor
 from sessions.models import Gateway, SupportSession
 from tests.sessions.rescues import press
+from tests.waiting import until
 
-T = TypeVar("T")
 _numbers = itertools.count(1)
 
 # All that a keeper waits for, fast.
@@ -72,15 +70,6 @@ def keeping(name: str = "", *, limits: Limits = FAST) -> Iterator[KeeperSupervis
         assert not thread.is_alive(), "the keepers do not stop"
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-
-
-def until(told: Callable[[], T], what: str, *, timeout_s: float = 10) -> T:
-    """What `told()` gives as soon as it is true; AssertionError when it is not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not (result := told()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
-    return result
 
 
 def until_state(session: SupportSession, state: str, *, timeout_s: float = 10) -> SupportSession:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connections
-from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from machines.models import User
@@ -20,6 +19,7 @@ from sessions.worker import Asker
 from tests.sessions.asking import Telemetry, asked, escalation, fresh, kinds, reachable
 from tests.sessions.clients import client_of
 from tests.sessions.rescues import Clock, press
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -116,22 +116,15 @@ def test_press_wakes_the_asker_at_once_and_a_claim_settles_at_once(monkeypatch: 
     thread.start()
     try:
         session = press("M1")
-        until(lambda: asked(session) == ["alice"])
+        until(lambda: asked(session) == ["alice"], "Alice is asked")
         services.claim(fresh(session), user=User.objects.get(username="bob"))
-        until(lambda: Escalation.objects.get(session=session).settled_as == "taken")
+        until(lambda: Escalation.objects.get(session=session).settled_as == "taken", "it is known as taken")
         assert not Delivery.objects.filter(subject=session.pk, kind="asked", state="pending").exists()
     finally:
         stop.set()
         bell.ring()
         thread.join(10)
     assert not thread.is_alive(), "the bell that tells of a stop wakes the asker, too"
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = timezone.now().timestamp() + 10
-    while not is_so():
-        assert timezone.now().timestamp() < deadline, "it did not come about within 10 s"
-        threading.Event().wait(0.01)
 
 
 def test_of_two_phones_that_claim_at_once_one_has_it_and_the_other_reads_who() -> None:

@@ -17,8 +17,9 @@ from sessions.models import ConnectionProfile, Gateway, GuacamoleConnection, Rdp
 from sessions.services import RdpLogin
 from sessions.states import EndReason, GatewayState, State
 from tests.fakes.guacd import FakeGuacd, Fault, instruction
-from tests.sessions.keeping import FAST, again, give_gateway, keeping, rescue, until, until_state
+from tests.sessions.keeping import FAST, again, give_gateway, keeping, rescue, until_state
 from tests.sessions.rescues import PASSWORD, fleet, machine, press
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -27,7 +27,8 @@ from sessions.states import GatewayState, State
 from sessions.worker import start_threads
 from tests.agent.scripted_api import ScriptedApi
 from tests.sessions import rescues
-from tests.sessions.keeping import again, keeping, until, until_state
+from tests.sessions.keeping import again, keeping, until_state
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 

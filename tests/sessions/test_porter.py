@@ -19,8 +19,8 @@ from sessions.gateways.base import get_driver as gateway_driver
 from sessions.models import Gateway
 from sessions.worker import start_threads
 from tests.machines.cast import new_machine
-from tests.sessions.keeping import until
 from tests.sessions.rescues import press
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

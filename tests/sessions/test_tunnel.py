@@ -24,9 +24,10 @@ from sessions.models import Attachment, ConnectionProfile, SupportSession
 from sessions.states import EndReason, State
 from tests.fakes.guacd import FakeConnection, FakeGuacd, Fault, instruction
 from tests.fakes.guacd_words import DOWNWARD_SAMPLES
-from tests.sessions.keeping import again, keeping, rescue, until, until_state
+from tests.sessions.keeping import again, keeping, rescue, until_state
 from tests.sessions.portal_server import Browser, serving, signed_in, tunnel_path
 from tests.sessions.rescues import PASSWORD, person
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,10 +12,11 @@ from django.db import connections
 from sessions import attachments, services
 from sessions.models import Attachment, SupportSession
 from sessions.states import EndReason, State
-from tests.sessions.keeping import again, until, until_state
+from tests.sessions.keeping import again, until_state
 from tests.sessions.portal_server import Browser, serving, signed_in, tunnel_path
 from tests.sessions.rescues import person
 from tests.sessions.test_keeper_real import Place, installation, place
+from tests.waiting import until
 
 __all__ = ["installation", "place"]
 

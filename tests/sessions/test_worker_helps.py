@@ -8,7 +8,7 @@ import pytest
 
 from sessions import bell, worker
 from sessions.worker import Worker
-from tests.sessions.keeping import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

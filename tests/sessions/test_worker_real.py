@@ -24,8 +24,8 @@ from sessions.gateways.local import LocalGateways
 from sessions.models import Gateway, RdpCredential, SupportSession
 from sessions.states import GatewayState, State
 from sessions.worker import start_threads
-from tests.sessions.keeping import until
 from tests.sessions.rescues import press
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True)]
 

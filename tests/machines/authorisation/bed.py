@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,6 +35,7 @@ from machines.models import Machine
 from machines.passages import Passage
 from machines.vpn import base
 from machines.vpn_models import VpnConnection, VpnIdentity
+from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[3]
 PEER = str(Path(__file__).with_name("peer.py"))
@@ -46,6 +47,8 @@ TCP_DEVICE = "tun-pf-tcp"
 GATEWAY_UIDS = "61000-61009"
 JOINED = "Initialization Sequence Completed"
 
+until = partial(waiting.until, timeout_s=30)
+
 
 def missing() -> str:
     """What this computer lacks for a real OpenVPN in namespaces; empty when nothing."""
@@ -54,14 +57,6 @@ def missing() -> str:
     if not os.path.exists("/dev/net/tun"):
         return "needs /dev/net/tun"
     return next((f"needs {program}" for program in ("openvpn", "nft", "ip") if shutil.which(program) is None), "")
-
-
-def until(told: Callable[[], object], *, timeout_s: float = 30, what: str | Callable[[], str] = "") -> None:
-    """Waits for the thing itself, and says which did not come."""
-    deadline = time.monotonic() + timeout_s
-    while not told():
-        assert time.monotonic() < deadline, f"Not within {timeout_s} s: {what() if callable(what) else what or told}"
-        time.sleep(0.02)
 
 
 def database_url() -> str:

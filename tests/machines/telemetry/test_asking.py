@@ -20,8 +20,8 @@ from machines.telemetry import asking
 from machines.telemetry.base import Candidate, Duty, LastWord, MachineUnknown, Profile, TelemetryError
 from machines.telemetry.breaker import Breaker
 from tests.fakes.telemetry_web import KEY, TelemetryWeb, telemetry_web
-from tests.sessions.keeping import until
 from tests.sessions.rescues import machine, person
+from tests.waiting import until
 
 # The threads that ask have database connections of their own.
 pytestmark = pytest.mark.django_db(transaction=True)

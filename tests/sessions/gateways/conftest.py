@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,16 @@ from sessions.gateways.base import GatewayDriver, GatewayRequest, GatewayStatus,
 from sessions.gateways.ecs import EcsGateways
 from sessions.gateways.fixed import FixedGateways
 from sessions.gateways.local import LocalGateways
+from tests import waiting
 from tests.fakes.ecs import FakeEcs
 
 GUACD = "/usr/sbin/guacd"
 
+until = partial(waiting.until, timeout_s=5)
+
 
 def new_request() -> GatewayRequest:
     return GatewayRequest(str(uuid.uuid4()), str(uuid.uuid4()), "127.64.0.1", 3389)
-
-
-def until(told: Callable[[], object], *, timeout_s: float = 5, what: str = "") -> None:
-    deadline = time.monotonic() + timeout_s
-    while not told():
-        assert time.monotonic() < deadline, f"Not within {timeout_s} s: {what or told}"
-        time.sleep(0.01)
 
 
 @dataclass
