@@ -207,3 +207,42 @@ def test_readme_pins_what_the_images_stand_on(tmp_path: Path) -> None:
     found = [line for path in tmp_path.rglob("Containerfile") for line in path.read_text().splitlines()]
     bases = [line.split()[1] for line in found if line.startswith("FROM docker.io/")]
     assert len(bases) == 4 and all(re.fullmatch(r"[^@]+@sha256:7{64}", one) and _PINNED.fullmatch(one) for one in bases)
+
+
+# A registry whose tags are IMMUTABLE, as in the stack data, and an engine that keeps layers unless it is told not to.
+_DOCKER = """#!/bin/sh
+case "$1" in
+build)
+    case "$*" in *--pull*--no-cache*) ;; *) echo "an old layer is used: $*" >&2; exit 1 ;; esac
+    ;;
+push)
+    if grep -qxF "$2" "$0.pushed"; then echo "tag $2 already exists and cannot be changed" >&2; exit 1; fi
+    echo "$2" >> "$0.pushed"
+    ;;
+inspect)
+    eval "image=\\${$#}"
+    grep -qxF "$image" "$0.pushed" && echo "${image%:*}@sha256:1"
+    ;;
+esac
+"""
+
+
+def test_readme_builds_the_same_commit_anew_and_pushes_it(tmp_path: Path) -> None:
+    readme = (IMAGES / "README.md").read_text()
+    scripts = re.findall(r"```sh\n(REGISTRY=.*?|for image in .*?)\n```", readme, re.DOTALL)
+    # Two builds are never within a second, but here they are.
+    clock = '#!/bin/sh\necho x >> "$0.ticks"\nwc -l < "$0.ticks"\n'
+    for name, script in {"docker": _DOCKER, "date": clock, "aws": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "docker.pushed").touch()
+    shown = []
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", "-ec", "\n".join(scripts)],
+            cwd=FOLDER, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=20,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        shown.append([re.search(r"/portafilter/(\w+)@sha256", line)[1] for line in done.stdout.splitlines()])  # type: ignore[index]
+    assert shown == [["portal", "vpn", "gateway", "guacd"]] * 2
