@@ -10,7 +10,7 @@ from backbone.deploy import Deployment, outputs_of
 from machines.aws import AwsError, Kind
 
 KEPT_WORDS = (
-    "Kept: the database's last snapshot, the bucket of recordings, the key, and the secret with CREDENTIAL_KEYS. They "
+    "Kept: the database's last snapshot, the bucket for recordings, the key, and the secret with CREDENTIAL_KEYS. They "
     "cost a little each month. The snapshot can be read with that key alone, and the VPN's authority in it with that "
     "secret alone; delete them by hand when nobody needs them any more."
 )
