@@ -10,7 +10,6 @@ cannot be asked: an outage of AWS' API ends no rescue. See docs/operations.md, "
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 import time
@@ -21,6 +20,7 @@ from django.conf import settings
 from machines.aws import Aws, AwsError, Kind
 from sessions.gateways import door, ecs_events, ecs_orders, ecs_tasks, ecs_words, probe
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
+from sessions.gateways.ecs_attempts import Attempts
 from sessions.gateways.ecs_calls import ANSWER_S, CONNECT_S, EcsCalls
 from sessions.gateways.ecs_probes import Probes
 from sessions.gateways.ecs_tasks import Task, Tasks
@@ -65,11 +65,7 @@ class EcsGateways:
         self._tasks = Tasks(lambda arns: self._calls.describe(arns, deadline=time.monotonic() + _LOOK_S))
         self._probes = Probes()
         self._events = ecs_events.Events(self._tasks, installation=self._installation)
-        # By attempt, in this process: when an order got no answer, when its task was last searched for and which it is,
-        # and what was last found at a starting one.
-        self._unanswered: dict[str, float] = {}
-        self._searched: dict[str, tuple[float, str]] = {}
-        self._last_words: dict[str, str] = {}
+        self._attempts = Attempts()
         # Which tasks the last sweep found: leftovers are stopped without a handle.
         self._swept: dict[str, str] = {}
 
@@ -77,7 +73,7 @@ class EcsGateways:
         _check_attempt_id(request.attempt_id)
         attempt_id = request.attempt_id
         # Before it is sent: this thread may never come to know the answer.
-        self._unanswered[attempt_id] = time.monotonic()
+        self._attempts.of(attempt_id).unanswered_at = time.monotonic()
         try:
             answer = self._calls.run_task(
                 ecs_orders.order(request, installation=self._installation), deadline=time.monotonic() + _ORDER_S
@@ -86,15 +82,12 @@ class EcsGateways:
             if arn := _existing(error):
                 # Given before with other settings, by a worker that has been replaced since: it is this attempt's.
                 return GatewayStatus("starting", handle={"task": arn, "at": int(self._now())})
-            if error.may_have_happened:
-                self._unanswered[attempt_id] = time.monotonic()
-            else:
-                self._unanswered.pop(attempt_id, None)
+            self._attempts.of(attempt_id).unanswered_at = time.monotonic() if error.may_have_happened else None
             raise ecs_words.of_error(error) from error
         failures = answer.get("failures") or []
         task = next(filter(None, map(ecs_tasks.parse, answer.get("tasks") or [])), None)
         if task is not None or failures:
-            self._unanswered.pop(attempt_id, None)
+            self._attempts.of(attempt_id).unanswered_at = None
         if task is None:
             words = ecs_words.of_failures(failures)
             return GatewayStatus("failed", detail=words.detail, record=words.record, no_room=words.no_room)
@@ -113,7 +106,7 @@ class EcsGateways:
             if error.is_permanent:
                 raise ecs_words.of_error(error) from error
             # It may well be starting: what ends its time is the time.
-            self._last_words[attempt_id] = str(error)
+            self._attempts.of(attempt_id).last_words = str(error)
             return self._within_time(attempt_id, dict(handle), self._tasks.known(arn))
         if look.missing and look.missing_s >= _APART_S and _is_old(handle, self._now()):
             return GatewayStatus("stopped", detail="AWS has forgotten the gateway.", record=_gone(handle))
@@ -124,13 +117,11 @@ class EcsGateways:
         _check_attempt_id(attempt_id)
         if settings.ECS_NETWORK == "tunnel":
             door.leave(attempt_id)
-        self._last_words.pop(attempt_id, None)
         try:
             self._stop(attempt_id, handle, time.monotonic() + _ALL_S)
         except AwsError as error:
             raise ecs_words.of_error(error) from error
-        self._unanswered.pop(attempt_id, None)
-        self._searched.pop(attempt_id, None)
+        self._attempts.forget(attempt_id)
 
     def running(self) -> list[str]:
         """The attempts whose tasks shall run; those that have been told to stop end by themselves."""
@@ -176,9 +167,9 @@ class EcsGateways:
             try:
                 probe.answers(task.address, PORT, timeout_s=_PROBE_TIMEOUT_S)
             except (OSError, probe.NotGuacd) as error:
-                self._last_words[attempt_id] = f"guacd at {task.address}:{PORT}: {error}."
+                self._attempts.of(attempt_id).last_words = f"guacd at {task.address}:{PORT}: {error}."
             else:
-                self._last_words.pop(attempt_id, None)
+                self._attempts.of(attempt_id).last_words = ""
                 handle["ready"] = int(self._now())
                 return GatewayStatus("ready", task.address, PORT, handle)
         return self._within_time(attempt_id, handle, task)
@@ -194,7 +185,7 @@ class EcsGateways:
         except GatewayError as error:
             if error.permanent:
                 raise
-            self._last_words[attempt_id] = str(error)
+            self._attempts.of(attempt_id).last_words = str(error)
             return False
         return True
 
@@ -209,7 +200,7 @@ class EcsGateways:
         since = int(handle.get("placed", handle["at"]) if may_wait and not may_be_waiting else handle["at"])
         limit_s = _COMPUTER_S if may_be_waiting else settings.ECS_READY_S
         if now - since > limit_s:
-            words = ecs_words.of_slow_start(task, limit_s, self._last_words.pop(attempt_id, ""))
+            words = ecs_words.of_slow_start(task, limit_s, self._attempts.of(attempt_id).last_words)
             return GatewayStatus("failed", handle=handle, detail=words.detail, record=words.record)
         detail = ecs_words.NO_ROOM_YET if waits_for_computer and now - since >= _SAY_SO_AFTER_S else ""
         return GatewayStatus("starting", handle=handle, detail=detail, no_room=bool(detail))
@@ -304,14 +295,15 @@ class EcsGateways:
 
     def _search(self, attempt_id: str, deadline: float) -> str:
         """The task of an attempt without a handle; empty when there is none. StillStopping: that is not known yet."""
-        at, arn = self._searched.get(attempt_id, (-math.inf, ""))
-        if arn := arn or self._swept.get(attempt_id, ""):
+        known = self._attempts.of(attempt_id)
+        if arn := known.found or self._swept.get(attempt_id, ""):
             return arn
-        asked_at = self._unanswered.get(attempt_id)
+        asked_at = known.unanswered_at
         is_in_doubt = asked_at is not None and time.monotonic() - asked_at < _UNANSWERED_S
-        if not is_in_doubt or time.monotonic() - at >= _SEARCH_EVERY_S:
+        if not is_in_doubt or time.monotonic() - known.searched_at >= _SEARCH_EVERY_S:
             arn = self._find(attempt_id, deadline)
-            self._searched[attempt_id] = time.monotonic(), arn
+            known = self._attempts.of(attempt_id)
+            known.searched_at, known.found = time.monotonic(), arn
             if arn:
                 return arn
         if is_in_doubt:

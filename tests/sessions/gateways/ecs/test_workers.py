@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from django.db import connections
 from pytest_django.fixtures import Settings
 
 from sessions import services
-from sessions.gateways.base import GatewayDriver
+from sessions.gateways.base import GatewayDriver, GatewayError, GatewayStatus
 from sessions.gateways.ecs import EcsGateways
 from sessions.models import Gateway, SupportSession
 from sessions.states import GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.ecs import Answer, FakeEcs, Life
-from tests.sessions.gateways.conftest import until
+from tests.sessions.gateways.conftest import Case, new_request, until
 from tests.sessions.rescues import press
 from tests.sessions.working import FakeVpn
 
@@ -52,6 +53,23 @@ def workers(fake_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPat
     over.set()
     for thread in threads:
         thread.join(20)
+
+
+def test_attempt_that_another_worker_ended_is_forgotten_in_time(
+    fake_ecs: FakeEcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = EcsGateways(), EcsGateways()
+    monkeypatch.setattr("sessions.gateways.ecs_calls._PAUSES_S", ((0.0, 0.01), (0.0, 0.01)))
+    fake_ecs.will(Answer.LOST, "RunTask", times=6)
+    for request in (new_request(), new_request()):
+        with pytest.raises(GatewayError):
+            one.start(request)
+        Case(other, lambda status: None, True).stop(request, GatewayStatus("stopped"))
+    assert (len(one._attempts), len(other._attempts)) == (2, 0)
+    hour_later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3601)
+    monkeypatch.setattr("sessions.gateways.ecs_attempts.time", hour_later)
+    one.start(new_request())
+    assert len(one._attempts) == 1
 
 
 def _all(states: Callable[[], list[str]], state: str) -> Callable[[], bool]:
