@@ -66,11 +66,13 @@ class GatewayPasses:
         )  # fmt: skip
 
     def run(self) -> None:
+        # Before the newest presses: who has waited longer comes first.
+        each(self._beside_warm(), self._exchange, "take a warm gateway")
         each(self._requested(), self._want_first, "request a gateway")
         each(self._without_gateway(), self._want_next, "request another gateway")
         each(self._ended_but_live(), self._give_up_ended, "give up a gateway")
-        starting = (GatewayState.WANTED, GatewayState.STARTING)
-        each(for_a_while(gateway_rows.due(starting, now=self.now())), self._start, "start a gateway")
+        starting = gateway_rows.due(gateway_rows.NOT_READY, now=self.now())
+        each(for_a_while(starting), self._start, "start a gateway")
         self._look_after_ready()
         stopping = gateway_rows.due((GatewayState.STOPPING,), now=self.now())
         each(for_a_while(stopping), self._stop, "stop a gateway")
@@ -124,10 +126,9 @@ class GatewayPasses:
         if last and last.ready_at and now - (last.claimed_at or last.ready_at) < _SHORT_LIFE:
             failures += 1
         delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
-        # After a warm one that brought no desktop the session does not try them all.
-        is_warm_out = last is not None and last.claimed_at is not None and not last.connections.exists()
+        takes_warm = gateway_rows.takes_warm(session)
         with transaction.atomic():
-            self._want(session, now, delay_s=delay_s * random.uniform(1, 1.3), warm=not is_warm_out)
+            self._want(session, now, delay_s=delay_s * random.uniform(1, 1.3), warm=takes_warm)
 
     def _want(self, session: SupportSession, now: datetime, *, delay_s: float = 0, warm: bool = True) -> None:
         """In the caller's transaction: a session that is no longer `starting` gets no row, and takes no warm one."""
@@ -139,6 +140,24 @@ class GatewayPasses:
             gateway = gateway_rows.want(session, driver=driver, attempt=attempt, due_at=due_at, now=now)
         if gateway is not None:
             services.count_attempt(session)
+
+    def _beside_warm(self) -> QuerySet[Gateway]:
+        """Those that are not ready yet, where a warm one of their fleet's is by now."""
+        ready = Gateway.objects.filter(session=None, state=GatewayState.READY, driver=OuterRef("driver"))
+        waiting = Gateway.objects.filter(
+            Exists(ready.filter(fleet=OuterRef("session__fleet"))),
+            state__in=gateway_rows.NOT_READY, driver=settings.GATEWAY, session__state=State.STARTING,
+        )  # fmt: skip
+        return waiting.select_related("session__machine", "session__fleet").order_by("session__requested_at")
+
+    def _exchange(self, gateway: Gateway) -> None:
+        session = gateway.session
+        if session is None or not gateway_rows.takes_warm(session, but=gateway):
+            return
+        with transaction.atomic():
+            if gateway_rows.exchange(gateway, attempt=session.attempts + 1, now=self.now()) is not None:
+                services.count_attempt(session)
+                logger.info("Session %s takes a warm gateway, since its own is not ready yet.", session.pk)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -157,7 +176,10 @@ class GatewayPasses:
             services.set_notice(gateway.session, detail[:200], now=self.now())
 
     def _make_room(self, gateway: Gateway) -> None:
-        gone = gateway_rows.make_room(gateway, now=self.now())
+        if gateway.session is None or gateway.made_room_at is not None:
+            return
+        takes_warm = gateway_rows.takes_warm(gateway.session, but=gateway)
+        gone = gateway_rows.make_room(gateway, takes_warm=takes_warm, now=self.now())
         if gone is not None:
             logger.warning("Warm gateway %s of %s makes room for session %s.", gone.pk, gone.fleet, gateway.session_id)
 

@@ -22,7 +22,9 @@ from sessions.models import Gateway, GuacamoleConnection, SupportSession
 from sessions.states import LIVE_GATEWAY_STATES, GatewayState
 
 LEASE = timedelta(seconds=20)
+NOT_READY = (GatewayState.WANTED, GatewayState.STARTING)
 _NOT_STOPPED = (*LIVE_GATEWAY_STATES, GatewayState.STOPPING)
+_HAS_ROOM = (GatewayState.STARTING, GatewayState.READY)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -65,6 +67,34 @@ def claim(session: SupportSession, *, driver: str, attempt: int, now: datetime) 
             gateway.session = session
             return gateway
     return None
+
+
+def exchange(gateway: Gateway, *, attempt: int, now: datetime) -> Gateway | None:
+    """Gives a session's gateway that is not ready yet up for a warm one of its fleet's; None: all is as it was.
+
+    The session's next desktop begins there at once, also while a worker is at the driver for the other.
+    """
+    session = gateway.session
+    assert session is not None  # a warm one has nothing to exchange
+    with transaction.atomic():
+        warm = None
+        if give_up(gateway, failure="", now=now, states=NOT_READY):
+            warm = claim(session, driver=gateway.driver, attempt=attempt, now=now)
+        if warm is None:
+            transaction.set_rollback(True)
+    return warm
+
+
+def takes_warm(session: SupportSession, *, but: Gateway | None = None) -> bool:
+    """Whether a session should have a warm gateway: after one that brought no desktop it does not try them all.
+
+    `but` is the one it has now.
+    """
+    tried = Gateway.objects.filter(session=session).exclude(ready_at=None, made_room_at__isnull=False)
+    if but is not None:
+        tried = tried.exclude(pk=but.pk)
+    last = tried.order_by("-attempt").first()
+    return last is None or last.claimed_at is None or last.connections.exists()
 
 
 def due(states: Collection[GatewayState], *, now: datetime, warm: bool = False) -> QuerySet[Gateway]:
@@ -119,15 +149,15 @@ def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datet
     return _told(changed, gateway)
 
 
-def give_up(gateway: Gateway, *, failure: str, now: datetime) -> bool:
-    """Any live state → stopping, and its connections end; `failure` is empty for an orderly end.
+def give_up(gateway: Gateway, *, failure: str, now: datetime, states: Collection[str] = LIVE_GATEWAY_STATES) -> bool:
+    """Any live state, or one of `states`, → stopping, and its connections end; `failure` is empty for an orderly end.
 
     A worker that is at its driver keeps the lease: stopping waits until that call is over. One that is `wanted` is
     `stopped` at once: no driver was called for it, since `lease` makes it `starting` before. False also for a warm one
     that a session has claimed since it was read: then it is that session's worker's to give up.
     """
     with transaction.atomic():
-        live = Gateway.objects.filter(pk=gateway.pk, session=gateway.session_id, state__in=LIVE_GATEWAY_STATES)
+        live = Gateway.objects.filter(pk=gateway.pk, session=gateway.session_id, state__in=states)
         changed = 0
         if gateway.state == GatewayState.WANTED:  # as read; another worker may have begun it since
             never_begun = live.filter(state=GatewayState.WANTED)
@@ -146,17 +176,29 @@ def give_up_warm(driver: str, *, now: datetime) -> None:
     warm.update(state=GatewayState.STOPPING, failure="", due_at=now, tries=0)
 
 
-def make_room(gateway: Gateway, *, now: datetime) -> Gateway | None:
-    """Gives up the newest warm one that is ready for another fleet, once for each gateway of a session; which one."""
-    warm = Gateway.objects.filter(session=None, driver=gateway.driver, state=GatewayState.READY)
-    others = list(warm.exclude(fleet=gateway.fleet_id).select_related("fleet").order_by("-ready_at")[:5])
-    if not others:
+def make_room(gateway: Gateway, *, takes_warm: bool, now: datetime) -> Gateway | None:
+    """Notes that a session's gateway finds no room, and gives up a warm one, once for each; which one.
+
+    Where the session `takes_warm` ones, its own fleet's stay: it has the next that is ready. Of others' the newest that
+    is ready goes, or the longest starting one, which has most likely found its place.
+    """
+    if gateway.made_room_at is not None:
         return None
+    in_the_way = list(Gateway.objects.filter(session=None, driver=gateway.driver, state__in=_HAS_ROOM))
+    if takes_warm:
+        in_the_way = [one for one in in_the_way if one.fleet_id != gateway.fleet_id]
+    in_the_way.sort(
+        key=lambda one: (
+            one.fleet_id != gateway.fleet_id,
+            one.ready_at is None,
+            -one.ready_at.timestamp() if one.ready_at else one.wanted_at.timestamp(),
+        )
+    )
     with transaction.atomic():
         if not Gateway.objects.filter(pk=gateway.pk, made_room_at=None).update(made_room_at=now):
             return None
         # One that a session has claimed in this moment stays.
-        return next((one for one in others if give_up(one, failure="", now=now)), None)
+        return next((one for one in in_the_way if give_up(one, failure="", now=now)), None)
 
 
 def set_stopped(gateway: Gateway, *, owner: str, now: datetime) -> bool:

@@ -191,7 +191,7 @@ class Gateway(models.Model):
     keeper = models.CharField(max_length=64, blank=True, help_text="Which process keeps the desktop.")
     keeper_until = models.DateTimeField(null=True, blank=True)
     wanted_at = models.DateTimeField(default=timezone.now)
-    made_room_at = models.DateTimeField(null=True, blank=True, help_text="When a warm one was stopped to give it room.")
+    made_room_at = models.DateTimeField(null=True, blank=True, help_text="When it found no room: warm ones make way.")
     ready_at = models.DateTimeField(null=True, blank=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
 

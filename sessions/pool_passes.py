@@ -53,8 +53,9 @@ class PoolPasses:
 
     def __post_init__(self) -> None:
         self._steps = GatewaySteps(
-            self.name, self.now, self.driver_for, has_failed=self._has_failed, is_lost=self._is_lost, says=self._says
-        )
+            self.name, self.now, self.driver_for, has_failed=self._has_failed, is_lost=self._is_lost, says=self._says,
+            needs_room=self._needs_room,
+        )  # fmt: skip
 
     def run(self) -> None:
         self._has_just_failed = False
@@ -64,9 +65,8 @@ class PoolPasses:
         if rows or wishes:
             live = [row for row in rows if row.state != GatewayState.STOPPING]
             self._tend({wish.fleet_id: wish for wish in wishes}, live)
-            starting = (GatewayState.WANTED, GatewayState.STARTING)
-            due = gateway_rows.due(starting, now=self.now(), warm=True)
-            each(for_a_while(due, whom=bell.POOL), self._start, "start a warm gateway")
+            starting = gateway_rows.due(gateway_rows.NOT_READY, now=self.now(), warm=True)
+            each(for_a_while(starting, whom=bell.POOL), self._start, "start a warm gateway")
             self._look_after_ready()
             stopping = gateway_rows.due((GatewayState.STOPPING,), now=self.now(), warm=True)
             each(for_a_while(stopping, whom=bell.POOL), self._steps.stop, "stop a warm gateway")
@@ -106,7 +106,7 @@ class PoolPasses:
         plans = {pk: plan_for(of_fleet[pk], sizes[pk]) for pk in sorted(of_fleet)}
         failures = 0
         self._is_paused = False
-        if any(plan.start for plan in plans.values()) or any(row.state == GatewayState.WANTED for row in ours):
+        if any(plan.start for plan in plans.values()) or any(row.state in gateway_rows.NOT_READY for row in ours):
             failures = pool_rows.failures_in_a_row(settings.GATEWAY, now=now)
             self._is_paused = pool_rows.paused_until(settings.GATEWAY, now=now) is not None
         if self._is_paused:
@@ -200,6 +200,10 @@ class PoolPasses:
 
     def _says(self, gateway: Gateway, detail: str) -> None:
         logger.debug("Warm gateway %s: %s", gateway.pk, detail)  # nobody waits for it
+
+    def _needs_room(self, gateway: Gateway) -> None:
+        if self._is_paused:
+            self._let_go(gateway)  # a rescue waits for the same place
 
     def _has_failed(self, gateway: Gateway, failure: Failure) -> None:
         self._has_just_failed = True

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Exists, Max, OuterRef, Q
+from django.db.models import Count, Exists, Max, OuterRef, Q
 from django.utils import timezone
 
 from machines.models import Fleet, Machine
 from sessions import pool
 from sessions.models import Gateway, Pool, SupportSession
-from sessions.states import GatewayState
+from sessions.states import GatewayState, State
 
 # The presses of four weeks do not change much in ten minutes, and reading them takes a moment.
 SIZED_EVERY = timedelta(minutes=10)
@@ -25,7 +25,7 @@ _STARTS_SEEN = 100
 # More failures in a row make the delay no longer.
 _FAILURES_SEEN = 30
 KEPT = timedelta(days=7)
-# After a warm one made room for a rescue none is started for so long: else it would take that room at once.
+# After a rescue found no room no warm one is started for so long: else it would take what is made or comes free.
 PAUSE = timedelta(minutes=2)
 _SETTING = "GATEWAY_WARM says so."
 _OWN = "This fleet's own number."
@@ -153,9 +153,18 @@ def failures_in_a_row(driver: str, *, now: datetime) -> int:
 
 
 def paused_until(driver: str, *, now: datetime) -> datetime | None:
-    """When warm gateways may be started again; None: now. A rescue waits for minutes at most, hence the hour."""
+    """When warm gateways may be started again; None: now. A rescue waits for minutes at most, hence the hour.
+
+    While one waits for room still, the time has not even begun.
+    """
     rows = Gateway.objects.filter(born_warm=False, driver=driver, wanted_at__gt=now - timedelta(hours=1))
-    last = rows.filter(made_room_at__gt=now - PAUSE).aggregate(last=Max("made_room_at"))["last"]
+    found = rows.aggregate(
+        last=Max("made_room_at", filter=Q(made_room_at__gt=now - PAUSE)),
+        waiting=Count(
+            "pk", filter=Q(made_room_at__isnull=False, state=GatewayState.STARTING, session__state=State.STARTING)
+        ),
+    )
+    last = now if found["waiting"] else found["last"]
     return None if last is None else last + PAUSE
 
 

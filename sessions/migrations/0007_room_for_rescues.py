@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="gateway",
             name="made_room_at",
-            field=models.DateTimeField(blank=True, help_text="When a warm one was stopped to give it room.", null=True),
+            field=models.DateTimeField(blank=True, help_text="When it found no room: warm ones make way.", null=True),
         ),
         migrations.AddField(
             model_name="pool",

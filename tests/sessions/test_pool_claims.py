@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,14 +10,25 @@ from django.db import DatabaseError, connection, transaction
 
 from machines.models import Fleet
 from sessions import gateway_rows, keeper_rows, services
+from sessions.gateways.base import GatewayStatus
 from sessions.models import Gateway, SessionEvent, SupportSession
 from sessions.states import GatewayState, State
+from sessions.worker import Worker
 from tests.fakes.gateway_driver import Start
 from tests.sessions.pooling import House
 from tests.sessions.rescues import fleet, machine, press
 from tests.sessions.working import fresh
 
 pytestmark = pytest.mark.django_db
+
+
+def _ready_one(house: House) -> Gateway:
+    """A warm one that the pool has got meanwhile."""
+    ready = GatewayStatus("ready", "127.0.0.1", 42000, {})
+    made = gateway_rows.want_warm(fleet("North").pk, driver="local", due_at=house.clock())
+    house.driver.alive[str(made.pk)] = ready
+    Gateway.objects.filter(pk=made.pk).update(state=GatewayState.READY, ready_at=house.clock(), host="127.0.0.1")
+    return made
 
 
 def test_press_gets_the_ready_gateway_in_the_workers_first_pass_and_the_keeper_takes_it(house: House) -> None:
@@ -85,6 +97,88 @@ def test_with_none_ready_a_rescue_starts_its_own(house: House) -> None:
     house.worker.run_pass()
     house.worker.run_pass()
     assert house.of(session).state == GatewayState.READY and not house.of(session).born_warm
+
+
+def test_rescue_whose_own_waits_for_room_takes_the_next_that_is_ready(house: House) -> None:
+    machine("A2")
+    house.stoke()
+    house.press("A1")
+    house.driver.starts.extend([Start.SLOW, Start.WAITING])
+    house.work(1)
+    (refill,) = house.warm(GatewayState.STARTING)
+    second = house.press("A2")
+    house.worker.run_pass()
+    own = house.of(second)
+    assert (own.state, own.made_room_at) == (GatewayState.STARTING, house.clock())
+    house.work(3)
+    taken = house.of(second)
+    assert (taken.pk, taken.attempt, taken.state) == (refill.pk, 2, GatewayState.READY)
+    assert taken.claimed_at and fresh(second).attempts == 2
+    own.refresh_from_db()
+    assert (own.state, own.failure) == (GatewayState.STOPPED, "") and str(own.pk) not in house.driver.alive
+
+
+def test_of_two_that_wait_the_older_takes_the_one_that_is_ready_and_the_other_keeps_its_own(house: House) -> None:
+    for serial in ("A1", "A2", "A3"):
+        machine(serial)
+    house.driver.starts.extend([Start.WAITING, Start.WAITING])
+    older, younger = house.press("A1"), house.press("A2")
+    SupportSession.objects.filter(pk=younger.pk).update(requested_at=house.clock() + timedelta(seconds=1))
+    house.worker.run_pass()
+    _ready_one(house)
+    newest = house.press("A3")
+    house.worker.run_pass()
+    assert house.of(older).claimed_at and not house.warm()
+    assert (house.of(younger).attempt, house.of(younger).state) == (1, GatewayState.STARTING)
+    assert house.of(newest).claimed_at is None
+
+
+def test_after_a_warm_one_that_brought_no_desktop_the_next_is_waited_for(house: House) -> None:
+    house.stoke()
+    session = house.press()
+    house.worker.run_pass()
+    house.driver.die()
+    house.driver.starts.append(Start.WAITING)
+    for _ in range(4):
+        house.clock.tick(2)
+        house.worker.run_pass()
+    _ready_one(house)
+    house.worker.run_pass()
+    assert (house.of(session).attempt, house.of(session).state) == (2, GatewayState.STARTING)
+    assert len(house.warm()) == 1
+
+
+def test_exchange_that_comes_to_nothing_leaves_all_as_it_was(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.driver.starts.append(Start.WAITING)
+    session = house.press()
+    house.worker.run_pass()
+    own = house.of(session)
+    assert gateway_rows.exchange(own, attempt=2, now=house.clock()) is None, "none is ready"
+    _ready_one(house)
+    Gateway.objects.filter(pk=own.pk).update(state=GatewayState.READY)
+    assert gateway_rows.exchange(own, attempt=2, now=house.clock()) is None, "it is ready itself by now"
+    Gateway.objects.filter(pk=own.pk).update(state=GatewayState.STARTING)
+    monkeypatch.setattr(gateway_rows, "takes_warm", lambda *_, **__: services.cancel(session, now=house.clock()))
+    house.worker.run_pass()
+    assert len(house.warm()) == 1, "the session ended in the same moment"
+    assert session.gateways.get().pk == own.pk
+
+
+def test_rescue_takes_the_one_that_is_ready_while_its_own_is_being_ordered(house: House) -> None:
+    other = Worker("other", now=house.clock, driver_for=lambda _: house.driver)
+    session = house.press()
+
+    def meanwhile(step: str) -> None:
+        house.driver.at_step = lambda _: None
+        _ready_one(house)
+        other.run_pass()
+
+    house.driver.at_step = lambda step: meanwhile(step) if step == "after start" else None
+    house.worker.run_pass()
+    assert house.of(session).claimed_at and house.of(session).state == GatewayState.READY
+    house.work(1)
+    own = session.gateways.get(attempt=1)
+    assert own.state == GatewayState.STOPPED and str(own.pk) not in house.driver.alive
 
 
 def test_warm_one_that_dies_is_replaced_and_no_rescue_hears_of_it(house: House) -> None:

@@ -114,6 +114,18 @@ def _replaced_then_given_up(house: House) -> None:
     assert house.alive() == set() and not Gateway.objects.exclude(state=GatewayState.STOPPED).exists()
 
 
+def _own_waits_beside_a_ready_one(house: House) -> None:
+    house.driver.starts.append(Start.SLOW)
+    while not house.driver.started:
+        house.work(1)
+    house.driver.starts.append(Start.WAITING)
+    session = press("K1", now=house.clock())
+    house.work(5)
+    used = session.gateways.get(state=GatewayState.READY)
+    assert used.born_warm and house.alive() == {str(used.pk)}
+    assert SupportSession.objects.get(pk=session.pk).attempts == used.attempt
+
+
 def _lives(kill_at: int, scenario: Callable[[House], None], settings: Settings) -> bool:
     """Runs a scenario on rows of its own; False when it has fewer steps than that."""
     with transaction.atomic():
@@ -129,7 +141,13 @@ def _lives(kill_at: int, scenario: Callable[[House], None], settings: Settings) 
 
 @pytest.mark.parametrize(
     "scenario",
-    [_claimed_and_refilled, _dead_as_it_is_claimed, _failing_and_lost, _replaced_then_given_up],
+    [
+        _claimed_and_refilled,
+        _own_waits_beside_a_ready_one,
+        _dead_as_it_is_claimed,
+        _failing_and_lost,
+        _replaced_then_given_up,
+    ],
     ids=lambda one: one.__name__,
 )
 def test_death_at_any_step_is_healed_by_the_next_process(scenario: Callable[[House], None], settings: Settings) -> None:

@@ -199,6 +199,51 @@ def test_rescue_that_finds_no_room_gets_that_of_anothers_newest_and_none_is_refi
     assert len(house.warm(of="West")) == 1
 
 
+def test_rescue_without_room_pauses_the_pool_also_where_nothing_makes_room(house: House) -> None:
+    machine("C1", of="South")
+    Fleet.objects.filter(name="North").update(warm_gateways=0)
+    house.driver.starts.extend([Start.WAITING, Start.WAITING])
+    house.stoke(1)
+    (unplaced,) = house.warm(GatewayState.STARTING, of="South")
+    session = house.press()
+    house.worker.run_pass()
+    house.stoke(10, every_s=30)
+    unplaced.refresh_from_db()
+    assert unplaced.state == GatewayState.STOPPED, "it waited for the same place"
+    assert list(house.driver.alive) == [str(house.of(session).pk)], "none is started while the rescue waits"
+    services.cancel(fresh(session), now=house.clock())
+    house.work(1)
+    house.stoke(5, every_s=30)
+    assert len(house.warm(of="South")) == 1
+
+
+def test_one_that_waits_for_room_itself_gives_way_to_a_rescue(house: House) -> None:
+    house.driver.starts.extend([Start.WAITING, Start.WAITING])
+    house.stoke(1)
+    (own,) = house.warm(GatewayState.STARTING)
+    session = house.press()
+    house.worker.run_pass()
+    own.refresh_from_db()
+    assert own.state == GatewayState.STARTING, "the rescue would take it as soon as it is ready"
+    house.stoke(2)
+    assert list(house.driver.alive) == [str(house.of(session).pk)]
+
+
+def test_rescue_that_takes_no_warm_one_gets_the_room_of_its_own_fleets(house: House) -> None:
+    machine("C1", of="South")
+    house.stoke()
+    session = house.press()
+    house.worker.run_pass()
+    house.driver.alive.pop(str(house.of(session).pk))
+    house.work(1)
+    house.driver.starts.append(Start.WAITING)
+    for _ in range(4):
+        house.clock.tick(2)
+        house.worker.run_pass()
+    assert house.of(session).made_room_at
+    assert not house.warm() and len(house.warm(of="South")) == 1
+
+
 def test_one_that_was_wanted_before_the_pause_is_wanted_anew_after_it(house: House) -> None:
     now, session = house.clock(), house.press()
     Gateway.objects.create(session=session, driver="local", state="stopped", wanted_at=now, made_room_at=now)
