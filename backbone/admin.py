@@ -249,7 +249,7 @@ class _Shown:
         elif is_stale:
             troubles.append("Nobody has looked lately: the worker does it. Is it running, with ACCELERATOR set?")
         if accelerator is not None:
-            troubles += words.troubles(accelerator)
+            troubles += [trouble.words for trouble in words.troubles(accelerator)]
         open_groups = set(
             DialWish.objects.filter(done_at=None, failed_at=None, accelerator=name).values_list("group_arn", flat=True)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from backbone.accelerator import Accelerator, Endpoint, EndpointGroup, Listener
 
@@ -10,51 +11,69 @@ HEALTH = {"HEALTHY": "healthy", "UNHEALTHY": "unhealthy", "INITIAL": "being chec
 _STAY = "Existing connections stay where they are until they end."
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that somebody should look at. `is_outage`: what comes there gets nowhere, unless it goes elsewhere."""
+
+    words: str
+    is_outage: bool
+
+
 def shown(value: float, *, is_weight: bool = False) -> str:
     """A dial's percentage, its sign not broken off at a line's end, or a weight."""
     return f"{value:g}" if is_weight else f"{value:g}\N{NO-BREAK SPACE}%"
 
 
-def troubles(accelerator: Accelerator) -> list[str]:
-    """A sentence or two for each thing that somebody should look at, the most urgent first."""
+def troubles(accelerator: Accelerator) -> list[Trouble]:
+    """A sentence or two for each thing, the most urgent first."""
     found = []
     if not accelerator.is_enabled:
-        found.append(
+        words = (
             "The accelerator is disabled: nobody gets through its addresses. Enable it at AWS, or in the edge stack."
         )
+        found.append(Trouble(words, is_outage=True))
     if not accelerator.listeners:
-        found.append("The accelerator has no listener, so it takes no connections. The edge stack makes them.")
+        words = "The accelerator has no listener, so it takes no connections. The edge stack makes them."
+        found.append(Trouble(words, is_outage=True))
     for listener in accelerator.listeners:
         if not listener.groups:
-            found.append(f"{listener.title}: there is no endpoint group, so connections go nowhere.")
-    of_endpoints: list[str] = []
-    of_dials: list[str] = []
+            words = f"{listener.title}: there is no endpoint group, so connections go nowhere."
+            found.append(Trouble(words, is_outage=True))
+    of_endpoints: list[Trouble] = []
+    of_dials: list[Trouble] = []
     for listener, group in accelerator.groups():
         of_endpoints += _of_endpoints(listener, group)
         of_dials += _of_dial(listener, group)
     return found + of_endpoints + of_dials
 
 
-def _of_endpoints(listener: Listener, group: EndpointGroup) -> Iterator[str]:
+def _of_endpoints(listener: Listener, group: EndpointGroup) -> Iterator[Trouble]:
     where = f"{listener.title} in {group.region}"
     if not group.endpoints:
-        yield f"{where}: the group has no endpoint, so connections go elsewhere or nowhere."
+        words = f"{where}: the group has no endpoint, so connections go elsewhere or nowhere."
+        yield Trouble(words, is_outage=True)
+    is_all = all(endpoint.health == "UNHEALTHY" for endpoint in group.endpoints)
     for endpoint in group.endpoints:
         if endpoint.health == "UNHEALTHY":
             reason = f" AWS says: {endpoint.health_reason}." if endpoint.health_reason else ""
-            yield f"{where}: {endpoint_name(endpoint.id)} is unhealthy.{reason} {asked(group, endpoint)}"
+            words = f"{where}: {endpoint_name(endpoint.id)} is unhealthy.{reason} {asked(group, endpoint)}"
+            yield Trouble(words, is_outage=is_all)
         if not endpoint.keeps_client_address:
-            yield (
+            words = (
                 f"{where}: {endpoint_name(endpoint.id)} does not see from where people and machines come (client IP "
                 "preservation is off), so records and limits name the accelerator's own addresses."
             )
+            yield Trouble(words, is_outage=False)
     if group.endpoints and not any(endpoint.weight for endpoint in group.endpoints):
-        yield f"{where}: every endpoint has the weight 0, so new connections go to another region or nowhere."
+        words = f"{where}: every endpoint has the weight 0, so new connections go to another region or nowhere."
+        yield Trouble(words, is_outage=True)
 
 
-def _of_dial(listener: Listener, group: EndpointGroup) -> Iterator[str]:
+def _of_dial(listener: Listener, group: EndpointGroup) -> Iterator[Trouble]:
+    """Somebody has turned it, for a reason that stands in the record."""
     if group.dial < 100:
-        yield f"{listener.title} in {group.region}: the dial is at {shown(group.dial)}. {_left_over(listener, group)}"
+        words = f"{listener.title} in {group.region}: the dial is at {shown(group.dial)}. {_left_over(listener, group)}"
+        yield Trouble(words, is_outage=False)
 
 
 def _left_over(listener: Listener, group: EndpointGroup) -> str:

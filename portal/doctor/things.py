@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
+from backbone import words
 from backbone.accelerator import AcceleratorMissing, GlobalAccelerator
 from machines.aws import AwsError, Kind
 from portal.doctor.cloud import Cloud, uses_iot_core
@@ -43,7 +44,7 @@ def iot_core(cloud: Cloud) -> Iterator[Finding]:
 
 
 def accelerator(cloud: Cloud) -> Iterator[Finding]:
-    """Each accelerator is there, switched on, and sends traffic to something healthy."""
+    """Each accelerator is there, and what the admin would say is wrong with it."""
     service = GlobalAccelerator()
     for name in (one for one in settings.ACCELERATOR.split(",") if one):
         try:
@@ -51,22 +52,9 @@ def accelerator(cloud: Cloud) -> Iterator[Finding]:
         except AcceleratorMissing as error:
             yield wrong(str(error))
             continue
-        if not found.is_enabled:
-            yield wrong(f"The accelerator {name} is switched off: nothing comes through it. Enable it.")
-        faults = []
-        for listener, group in found.groups():
-            where = f"{listener.title} in {group.region} of the accelerator {name}"
-            sick = [one for one in group.endpoints if one.health == "UNHEALTHY"]
-            if not group.endpoints:
-                faults.append(wrong(f"{where} has no endpoint. Deploy the stack edge again."))
-            elif len(sick) == len(group.endpoints):
-                faults.append(
-                    wrong(f"{where} has no healthy endpoint. Look at {group.health_path or 'what is there'}.")
-                )
-            elif sick:
-                faults.append(attention(f"{where}: {len(sick)} of {len(group.endpoints)} endpoints are not healthy."))
-            if group.dial < 100:
-                faults.append(attention(f"{where} gets {group.dial:g} % of its traffic. Turn the dial in the admin."))
-        yield from faults
-        if found.is_enabled and not faults:
+        faults = words.troubles(found)
+        for fault in faults:
+            said = f"{name}: {fault.words}"
+            yield wrong(said) if fault.is_outage else attention(said)
+        if not faults:
             yield ok(f"The accelerator {name} is on, and every endpoint is healthy.")

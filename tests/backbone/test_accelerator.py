@@ -298,7 +298,7 @@ def test_troubles_say_what_is_wrong_and_where_to_look(aws: FakeGlobalAccelerator
     )  # fmt: skip
     aws.groups[group]["TrafficDialPercentage"] = 0.0
     passes.run()
-    said = "\n".join(words.troubles(found()))
+    said = "\n".join(trouble.words for trouble in words.troubles(found()))
     for part in (
         "disabled",
         "UDP 1194 in eu-west-1: network load balancer portafilter-vpn is unhealthy. Its load balancer's own checks",

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -418,24 +419,36 @@ def test_state_that_aws_may_be_in_is_told(
 
 
 def test_accelerator_is_told_by_its_endpoints(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.ACCELERATOR = "edge,other"
+    settings.ACCELERATOR = "edge,other,bare"
     sick = Endpoint("e", 128, "UNHEALTHY", "", True)
     group = EndpointGroup("g", REGION, 50.0, "HTTP", 8080, "/healthz", 30, 3, (), (sick,))
-    listener = Listener("l", "UDP", ((1194, 1194),), "NONE", (group,))
+    unsure = replace(sick, id="i-0abc", health="HEALTHY", keeps_client_address=False, weight=0)
+    listeners = (
+        Listener("l", "UDP", ((1194, 1194),), "NONE", (group,)),
+        Listener("m", "TCP", ((443, 443),), "NONE", (replace(group, dial=100.0, endpoints=(unsure,)),)),
+        Listener("n", "TCP", ((80, 80),), "NONE", ()),
+    )
 
     class Service:
         def read(self, name: str) -> Accelerator:
-            if name != "edge":
+            if name == "other":
                 raise AcceleratorMissing(f"AWS has no accelerator named {name} in this account.")
-            return Accelerator("a", name, True, True, "", "", (), (listener,))
+            return Accelerator("a", name, True, True, "", "", (), () if name == "bare" else listeners)
 
     monkeypatch.setattr(things, "GlobalAccelerator", Service)
     asked = Cloud()
-    assert [words for _, words in said(things.accelerator(asked))] == [
-        f"UDP 1194 in {REGION} of the accelerator edge has no healthy endpoint. Look at /healthz.",
-        f"UDP 1194 in {REGION} of the accelerator edge gets 50 % of its traffic. Turn the dial in the admin.",
-        "AWS has no accelerator named other in this account.",
+    found = said(things.accelerator(asked))
+    expected = [
+        ("wrong", "edge: TCP 80: there is no endpoint group, so connections go nowhere."),
+        ("wrong", f"edge: UDP 1194 in {REGION}: e is unhealthy. It is asked by HTTP /healthz at port 8080, every"),
+        ("attention", f"edge: TCP 443 in {REGION}: instance i-0abc does not see from where people and machines come"),
+        ("wrong", f"edge: TCP 443 in {REGION}: every endpoint has the weight 0"),
+        ("attention", f"edge: UDP 1194 in {REGION}: the dial is at 50"),
+        ("wrong", "AWS has no accelerator named other in this account."),
+        ("wrong", "bare: The accelerator has no listener, so it takes no connections."),
     ]
+    for (verdict, words), (wanted, part) in zip(found, expected, strict=True):
+        assert verdict.value == wanted and words.startswith(part), words
 
 
 def test_aws_that_does_not_know_us_is_said_once(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
