@@ -40,6 +40,8 @@ _COMPUTER_S = 600
 _SAY_SO_AFTER_S = 4
 # A call of a driver has 15 s (base.py): an order, or a look that may wait for another's, and then guacd is asked.
 _ORDER_S, _LOOK_S, _ALL_S = 11.0, 7.0, 14.0
+# What takes minutes is looked for so often, of each gateway that is ready.
+_LINE_EVERY_S = 30.0
 # After StopTask we look so long whether it was quick; a task with a network interface takes ten seconds and more.
 _STOP_LOOKS_S = (0.2, 0.6)
 _REASON = "Portafilter does not need it any more"
@@ -227,7 +229,7 @@ class EcsGateways:
         if task is not None and task.is_ending:
             words = ecs_words.of_end(task)
             return GatewayStatus("stopped", detail=words.detail, record=words.record)
-        if "vpn_address" in handle and door.is_lost(attempt_id):
+        if "vpn_address" in handle and self._has_lost_line(attempt_id):
             record = f"The gateway at {host} left the VPN minutes ago. Has the VPN's server another address now?"
             return GatewayStatus("failed", detail="The gateway has lost the VPN.", record=record)
         if wrong is None:
@@ -239,6 +241,13 @@ class EcsGateways:
             words = ecs_words.of_lost_host(task)
             return GatewayStatus("failed", detail=words.detail, record=words.record)
         raise GatewayError("The gateway does not answer.", record=f"guacd at {host}:{PORT}: {wrong}.")
+
+    def _has_lost_line(self, attempt_id: str) -> bool:
+        """Whether it has been out of the VPN for minutes; asked of the database seldom, as there may be many."""
+        known = self._attempts.of(attempt_id)
+        if time.monotonic() - known.line_looked_at >= _LINE_EVERY_S:
+            known.line_looked_at, known.has_lost_line = time.monotonic(), door.is_lost(attempt_id)
+        return known.has_lost_line
 
     def _starting_pace(self, arn: str) -> tuple[float, ...]:
         is_told = self._events.is_hearing() and self._tasks.is_heard_of(arn)

@@ -23,6 +23,8 @@ class Attempt:
     searched_at: float = -math.inf  # when its task was last searched for, without a handle
     found: str = ""  # and which it is
     last_words: str = ""  # what was last found at a starting one
+    line_looked_at: float = -math.inf  # when it was last asked whether it has lost the VPN
+    has_lost_line: bool = False
 
 
 class Attempts:
