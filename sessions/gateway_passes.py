@@ -29,11 +29,14 @@ logger = logging.getLogger(__name__)
 
 BUSY = "All gateways of the fleet are busy. This machine gets the next free one."
 ENDING = "Gateways that this machine had a moment ago are still stopping. It gets the next one then."
+NO_ROOM = "There is no room for another gateway yet. It is tried again every few seconds."
 TRYING_AGAIN = "The gateway did not start. Another one is being tried."
 LOST = "The gateway was lost. A new one is starting."
 
 # Before the second, third, … gateway of a session; some jitter comes on top.
 _BACK_OFF_S = (0.0, 1.0, 3.0, 9.0, 27.0)
+# Room that another gateway leaves is there some ten seconds after it was told to stop.
+_ROOM_AGAIN_S = 5.0
 # A gateway that lived for less than this counts as one that failed when the next one's time is set.
 _SHORT_LIFE = timedelta(seconds=10)
 # What nobody wants lives for 90 s at most: it may appear just after a sweep, and ECS may list it a while later.
@@ -126,6 +129,8 @@ class GatewayPasses:
         if last and last.ready_at and now - (last.claimed_at or last.ready_at) < _SHORT_LIFE:
             failures += 1
         delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
+        if last and gateway_rows.found_no_room(last):
+            delay_s = _ROOM_AGAIN_S
         takes_warm = gateway_rows.takes_warm(session)
         with transaction.atomic():
             self._want(session, now, delay_s=delay_s * random.uniform(1, 1.3), warm=takes_warm)
@@ -189,7 +194,9 @@ class GatewayPasses:
             session = gateway.session
             if gateway_rows.give_up(gateway, failure=failure.record, now=now) and session is not None:
                 try:
-                    services.note_attempt(session, detail=failure.words, notice=TRYING_AGAIN, due_at=None, now=now)
+                    notice = NO_ROOM if failure.no_room else TRYING_AGAIN
+                    if not (failure.no_room and session.notice == NO_ROOM):  # which is said once, and not each time
+                        services.note_attempt(session, detail=failure.words, notice=notice, due_at=None, now=now)
                     if failure.permanent:
                         services.end(session, EndReason.GATEWAY_FAILED, detail=failure.words, now=now)
                 except SupportError:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 
 from sessions import bell
@@ -23,6 +23,8 @@ from sessions.states import LIVE_GATEWAY_STATES, GatewayState
 
 LEASE = timedelta(seconds=20)
 NOT_READY = (GatewayState.WANTED, GatewayState.STARTING)
+# So long it may take until what makes room has stopped.
+MAKE_ROOM_EVERY = timedelta(seconds=30)
 _NOT_STOPPED = (*LIVE_GATEWAY_STATES, GatewayState.STOPPING)
 _HAS_ROOM = (GatewayState.STARTING, GatewayState.READY)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -177,13 +179,16 @@ def give_up_warm(driver: str, *, now: datetime) -> None:
 
 
 def make_room(gateway: Gateway, *, takes_warm: bool, now: datetime) -> Gateway | None:
-    """Notes that a session's gateway finds no room, and gives up a warm one, once for each; which one.
+    """Notes that a session's gateway finds no room, and gives up a warm one; which one.
 
-    Where the session `takes_warm` ones, its own fleet's stay: it has the next that is ready. Of others' the newest that
-    is ready goes, or the longest starting one, which has most likely found its place.
+    Once for each gateway, and once in MAKE_ROOM_EVERY for a session whose gateways fail for that: what made room may be
+    stopping still. Where the session `takes_warm` ones, its own fleet's stay: it has the next that is ready. Of others'
+    the newest that is ready goes, or the longest starting one, which has most likely found its place.
     """
     if gateway.made_room_at is not None:
         return None
+    before = Gateway.objects.filter(session=gateway.session_id, made_room_at__gt=now - MAKE_ROOM_EVERY)
+    made_room_at = before.aggregate(last=Max("made_room_at"))["last"]
     in_the_way = list(Gateway.objects.filter(session=None, driver=gateway.driver, state__in=_HAS_ROOM))
     if takes_warm:
         in_the_way = [one for one in in_the_way if one.fleet_id != gateway.fleet_id]
@@ -195,7 +200,8 @@ def make_room(gateway: Gateway, *, takes_warm: bool, now: datetime) -> Gateway |
         )
     )
     with transaction.atomic():
-        if not Gateway.objects.filter(pk=gateway.pk, made_room_at=None).update(made_room_at=now):
+        noted = Gateway.objects.filter(pk=gateway.pk, made_room_at=None).update(made_room_at=made_room_at or now)
+        if made_room_at or not noted:
             return None
         # One that a session has claimed in this moment stays.
         return next((one for one in in_the_way if give_up(one, failure="", now=now)), None)
@@ -235,13 +241,21 @@ def count(session: SupportSession, *, since: datetime) -> tuple[int, int]:
 
 
 def failures_in_a_row(session: SupportSession) -> int:
-    """How many gateways of a session failed since the last one that was ready."""
+    """How many gateways of a session failed since the last one that was ready; those that found no room do not count.
+
+    What ends a session without room is its time.
+    """
     failures = 0
-    for ready_at in Gateway.objects.filter(session=session).order_by("-attempt").values_list("ready_at", flat=True):
-        if ready_at is not None:
+    for gateway in Gateway.objects.filter(session=session).order_by("-attempt"):
+        if gateway.ready_at is not None:
             break
-        failures += 1
+        failures += not found_no_room(gateway)
     return failures
+
+
+def found_no_room(gateway: Gateway) -> bool:
+    """Whether a session's gateway never came for want of room."""
+    return gateway.ready_at is None and gateway.made_room_at is not None
 
 
 def _close_connections(gateway: Gateway, *, detail: str, now: datetime) -> None:

@@ -32,11 +32,15 @@ _MAX_STOP_DELAY_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a gateway is not there: `words` for operators, `record` for whoever runs Portafilter."""
+    """Why a gateway is not there: `words` for operators, `record` for whoever runs Portafilter.
+
+    `no_room`: another one takes its place, which may come free.
+    """
 
     words: str
     record: str
     permanent: bool = False
+    no_room: bool = False
 
 
 @dataclass
@@ -100,7 +104,7 @@ class GatewaySteps:
                 self.says(gateway, status.detail)
         else:
             words = status.detail or f"The gateway is {status.state}."
-            self.has_failed(gateway, Failure(words, status.record or words))
+            self.has_failed(gateway, Failure(words, status.record or words, no_room=status.no_room))
 
     def _came_too_late(self, gateway: Gateway, driver: GatewayDriver, status: GatewayStatus) -> None:
         """It was started, but its row says something else by now."""

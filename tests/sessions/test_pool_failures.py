@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from machines.models import Fleet
 from sessions import bell, pool_rows
+from sessions.gateways.base import GatewayStatus, Handle, StillStopping
 from sessions.models import Gateway, Pool, SessionEvent
 from sessions.states import EndReason, GatewayState
 from sessions.worker import Stoker
 from tests.fakes.gateway_driver import FakeGateways, Start
 from tests.sessions.pooling import House
-from tests.sessions.rescues import fleet, machine
+from tests.sessions.rescues import Clock, fleet, machine
 from tests.sessions.working import fresh
 
 pytestmark = pytest.mark.django_db
@@ -125,3 +126,70 @@ def test_driver_that_is_not_there_is_said_and_harms_no_pass(house: House, settin
     stoker.run_pass()
     stoker.run_pass()
     assert "The gateway driver fixed failed: ValueError." in Gateway.objects.get(state="stopping").failure
+
+
+# --- no room, where nothing waits for it by itself --------------------------------------------------------------------
+
+
+class Cluster(FakeGateways):
+    """It has so many places, and one is free fifteen seconds after its gateway was told to stop."""
+
+    def __init__(self, clock: Clock, *, places: int) -> None:
+        super().__init__()
+        self.clock, self.places = clock, places
+        self.told: dict[str, datetime] = {}
+
+    def _start(self, attempt_id: str) -> GatewayStatus:
+        if attempt_id not in self.alive and len(self.alive) >= self.places:
+            return GatewayStatus("failed", detail="No room.", no_room=True)
+        return super()._start(attempt_id)
+
+    def stop(self, attempt_id: str, handle: Handle) -> None:
+        told = self.told.setdefault(attempt_id, self.clock())
+        if attempt_id in self.alive and self.clock() - told < timedelta(seconds=15):
+            raise StillStopping("It is still stopping.")
+        super().stop(attempt_id, handle)
+
+
+def test_rescue_gets_the_room_that_is_on_its_way_and_one_warm_gateway_makes_it(house: House) -> None:
+    house.driver = Cluster(house.clock, places=2)
+    machine("C1", of="South")
+    Fleet.objects.filter(name="North").update(warm_gateways=0)
+    Fleet.objects.filter(name="South").update(warm_gateways=2)
+    house.stoke()
+    assert len(house.warm(of="South")) == 2
+    session = house.press()
+    house.work(12)
+    assert fresh(session).is_open, "with three attempts in the time that a stop takes it was over"
+    assert fresh(session).notice == "There is no room for another gateway yet. It is tried again every few seconds."
+    house.work(12)
+    assert house.of(session).state == GatewayState.READY
+    assert len(house.warm(of="South")) == 1, "one made room, however often it was tried"
+    assert SessionEvent.objects.filter(session=session, kind="attempt_failed").count() == 1
+
+
+def test_rescue_takes_its_fleets_that_was_just_starting_and_had_the_last_place(house: House) -> None:
+    house.driver = Cluster(house.clock, places=1)
+    house.driver.starts.append(Start.SLOW)
+    house.stoke(1)
+    session = house.press()
+    house.worker.run_pass()
+    house.worker.run_pass()
+    assert house.of(session).state == GatewayState.WANTED, "the next try is in a while"
+    house.work(4)
+    assert house.of(session).claimed_at and house.of(session).state == GatewayState.READY
+    assert not session.gateways.exclude(state__in=[GatewayState.READY, GatewayState.STOPPED]).exists()
+
+
+def test_rescue_that_never_gets_room_ends_in_time_and_with_the_reason(house: House, settings: Settings) -> None:
+    house.driver = Cluster(house.clock, places=0)
+    Fleet.objects.update(warm_gateways=0)
+    session = house.press()
+    for _ in range(settings.GATEWAY_DEADLINE_S // 2):
+        assert fresh(session).is_open
+        house.worker.run_pass()
+        house.clock.tick(2)
+    house.worker.run_pass()
+    assert fresh(session).end_reason == EndReason.GATEWAY_FAILED
+    assert SessionEvent.objects.get(session=session, kind="ended").detail["detail"] == "No room."
+    assert session.gateways.count() <= settings.GATEWAY_DEADLINE_S / 5
