@@ -10,6 +10,7 @@ cannot be asked: an outage of AWS' API ends no rescue. See docs/operations.md, "
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -21,9 +22,11 @@ from machines.aws import Aws, AwsError, Kind
 from sessions.gateways import door, ecs_events, ecs_orders, ecs_tasks, ecs_words, probe
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus, Handle, StillStopping
 from sessions.gateways.ecs_attempts import Attempts
-from sessions.gateways.ecs_calls import ANSWER_S, CONNECT_S, EcsCalls
+from sessions.gateways.ecs_calls import ANSWER_S, CONNECT_S, NO_CLUSTER, EcsCalls
 from sessions.gateways.ecs_probes import Probes
 from sessions.gateways.ecs_tasks import Task, Tasks
+
+logger = logging.getLogger(__name__)
 
 PORT = 4822
 _PROBE_TIMEOUT_S = 1.0
@@ -115,14 +118,21 @@ class EcsGateways:
         return self._look_on(attempt_id, dict(handle), look.task)
 
     def stop(self, attempt_id: str, handle: Handle) -> None:
-        """Raises StillStopping until ECS says STOPPED, or has not known the task for half a minute."""
+        """Raises StillStopping until ECS says STOPPED, or has not known the task for half a minute.
+
+        A task whose cluster has been deleted has stopped with it.
+        """
         _check_attempt_id(attempt_id)
         if settings.ECS_NETWORK == "tunnel":
             door.leave(attempt_id)
+        deadline = time.monotonic() + _ALL_S
         try:
-            self._stop(attempt_id, handle, time.monotonic() + _ALL_S)
+            self._stop(attempt_id, handle, deadline)
         except AwsError as error:
-            raise ecs_words.of_error(error) from error
+            # By the ARN in its row alone: that ECS_CLUSTER names no cluster says nothing about a task.
+            if not (handle and self._has_lost_its_cluster(str(handle["task"]), error, deadline)):
+                raise ecs_words.of_error(error) from error
+            logger.warning("Gateway %s is taken for stopped: its cluster has been deleted. %s", attempt_id, error)
         self._attempts.forget(attempt_id)
 
     def running(self) -> list[str]:
@@ -284,12 +294,20 @@ class EcsGateways:
             stage = known.last_status if known else "unknown to ECS"
             raise StillStopping("The gateway is still stopping.", record=f"Task {arn.rpartition('/')[2]} is {stage}.")
 
+    def _has_lost_its_cluster(self, arn: str, error: AwsError, deadline: float) -> bool:
+        if error.code != NO_CLUSTER:
+            return False
+        try:
+            return self._calls.has_lost_its_cluster(arn, deadline=deadline)
+        except AwsError:
+            return False  # it cannot be told now: the next try asks again
+
     def _tell_to_stop(self, arn: str, attempt_id: str, deadline: float) -> Task | None:
         """The task as StopTask answers; None for one that ECS does not know, or not yet."""
         try:
             answer = self._calls.stop(arn, reason=_REASON, deadline=deadline)
         except AwsError as error:
-            if error.kind is Kind.NOT_FOUND and error.code != "ClusterNotFoundException":
+            if error.kind is Kind.NOT_FOUND and error.code != NO_CLUSTER:
                 return None
             # A right to stop what has our tag does not cover what is no longer there, and has none.
             if error.kind is Kind.FORBIDDEN and self._tasks.look(arn, pace=ecs_tasks.AT_ONCE).missing:

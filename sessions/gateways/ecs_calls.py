@@ -6,6 +6,7 @@ All of them are idempotent (RunTask by its clientToken), so one whose answer was
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ _WORTH_ANOTHER_TRY = {Kind.THROTTLED, Kind.FAILED, Kind.TIMEOUT, Kind.UNREACHABL
 # What an order names, by what AWS speaks of when it does not like it.
 _SETTINGS = {
     "cluster not found": "ECS_CLUSTER",
+    "cluster was inactive": "ECS_CLUSTER",
     "task definition": "ECS_TASK_DEFINITION",
     "subnet": "ECS_SUBNETS",
     "security group": "ECS_SECURITY_GROUPS",
@@ -30,6 +32,9 @@ _SETTINGS = {
 _PAGES = 200
 # What a proxy says in AWS' place would else read as: there are none.
 _NO_ANSWER = ", which is no answer of ECS. Look at AWS_ENDPOINT_URL and at proxies."
+
+NO_CLUSTER = "ClusterNotFoundException"
+_TASK = re.compile(r"arn:[^:]+:ecs:(?P<region>[^:]+):(?P<account>[^:]+):task/(?P<cluster>[^/]+)/[^/]+")
 
 T = TypeVar("T")
 
@@ -82,14 +87,35 @@ class EcsCalls:
         )  # fmt: skip
         return dict(answer.get("task") or {})
 
+    def has_lost_its_cluster(self, arn: str, *, deadline: float) -> bool:
+        """Whether a task's cluster is no more, where ECS has just said that it does not know it, and says it once more.
+
+        ECS says so, too, of one in another account or region, where the task may well run. A cluster is deleted only
+        when no task is left in it (ECS API Reference, DeleteCluster).
+        """
+        found = _TASK.fullmatch(arn)
+        if found is None or found["region"] != self._aws.region:
+            return False
+        try:
+            self.describe([arn], deadline=deadline)
+            return False
+        except AwsError as error:
+            if error.code != NO_CLUSTER:
+                raise
+        answer = _again(
+            lambda: self._aws.call("sts", "GetCallerIdentity", about="ourselves", setting="the AWS credentials"),
+            deadline,
+        )
+        return bool(answer.get("Account") == found["account"])
+
     def listed(self, desired_status: str, *, deadline: float) -> list[dict[str, Any]]:
         """All tasks of the cluster that shall run (RUNNING) or shall not (STOPPED), described, with their tags."""
         return [task for page in self._pages(desired_status, deadline) for task in self._page(page, deadline)]
 
     def _of(self, arn: str) -> str:
-        """The cluster that a task is in: it stays there when ECS_CLUSTER is changed."""
-        name = _cluster_of(arn)
-        return self._cluster if name in ("", self._cluster.rpartition("/")[2]) else name
+        """The cluster that a task is in, by its own name: it stays there when ECS_CLUSTER is changed."""
+        found = _TASK.fullmatch(arn)
+        return found["cluster"] if found else self._cluster
 
     def _page(self, arns: list[str], deadline: float) -> list[dict[str, Any]]:
         return self.describe(arns, deadline=deadline) if arns else []
@@ -110,12 +136,6 @@ class EcsCalls:
             if not answer.get("nextToken"):
                 return
             more = {"nextToken": answer["nextToken"]}
-
-
-def _cluster_of(arn: str) -> str:
-    """The name of a task's cluster; empty for what has none in it (arn:aws:ecs:region:account:task/cluster/id)."""
-    parts = arn.split("/")
-    return parts[1] if len(parts) == 3 and parts[0].endswith(":task") else ""
 
 
 def _again(call: Callable[[], T], deadline: float) -> T:

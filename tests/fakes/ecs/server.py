@@ -26,6 +26,7 @@ from tests.fakes.ecs.wire import AwsFault
 
 _PREFIXES = {"AmazonEC2ContainerServiceV20141113.": "ecs", "AmazonSQS.": "sqs"}
 _KEY, _SECRET = "AKIAFAKEFAKEFAKEFAKE", "fake-secret"
+_WHO = b"Action=GetCallerIdentity"
 _LATE_S = 30.0
 _CONTAINERS = {False: ("guacd",), True: ("guacd", "openvpn")}
 
@@ -111,6 +112,7 @@ class FakeEcs:
         return {
             "AWS_ENDPOINT_URL_ECS": self.url,
             "AWS_ENDPOINT_URL_SQS": self.url,
+            "AWS_ENDPOINT_URL_STS": self.url,
             "AWS_ACCESS_KEY_ID": _KEY,
             "AWS_SECRET_ACCESS_KEY": _SECRET,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -255,6 +257,8 @@ class FakeEcs:
         self._door.wait()
         name, arguments, answer = "?", {}, Answer.GOOD
         try:
+            if body.startswith(_WHO):
+                return self._say_who(method, path, headers, body)
             service, name = _operation(headers)
             region = wire.check_signature(method, path, headers, body, secrets=self.secrets)
             operation = wire.model(service).operation_model(name)
@@ -287,6 +291,14 @@ class FakeEcs:
         if answer in (Answer.LOST, Answer.LATE):
             return None
         return 200, b"<html>It works!</html>" if answer == Answer.BROKEN else wire.write(operation, done)
+
+    def _say_who(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes] | None:
+        """STS, which speaks XML."""
+        wire.check_signature(method, path, headers, body, secrets=self.secrets, of="sts")
+        self._note("GetCallerIdentity", {}, "")
+        told = f"<GetCallerIdentityResult><Account>{ecs_calls.ACCOUNT}</Account></GetCallerIdentityResult>"
+        is_good = self._answer_for("GetCallerIdentity", {}) == Answer.GOOD
+        return (200, f"<GetCallerIdentityResponse>{told}</GetCallerIdentityResponse>".encode()) if is_good else None
 
     def _do(self, service: str, name: str, arguments: dict[str, Any], answer: Answer, region: str) -> dict[str, Any]:
         if answer == Answer.NOTHING:

@@ -110,13 +110,62 @@ def test_right_to_stop_what_has_our_tag_is_enough(case: Case, ecs: FakeEcs, cloc
     assert "ecs:StopTask" in caught.value.record
 
 
-def test_deleted_cluster_confirms_no_stop(case: Case, ecs: FakeEcs) -> None:
+def test_one_answer_that_does_not_know_the_cluster_confirms_no_stop(case: Case, ecs: FakeEcs) -> None:
     request = new_request()
     status = case.start(request)
     ecs.will(Answer.CLUSTER_GONE, "StopTask")
     with pytest.raises(GatewayError, match="is not there") as caught:
         case.driver.stop(request.attempt_id, status.handle)
     assert "ECS_CLUSTER" in caught.value.record
+
+
+def _task_of(cluster: str, *, region: str = "eu-west-1", account: str = "123456789012") -> dict[str, str | int]:
+    return {"task": f"arn:aws:ecs:{region}:{account}:task/{cluster}/{'0a' * 16}", "at": 1_800_000_000}
+
+
+def test_task_whose_very_cluster_was_deleted_has_stopped_with_it(driver: EcsGateways, ecs: FakeEcs) -> None:
+    driver.stop(new_request().attempt_id, _task_of("former"))
+    assert [call["cluster"] for call in called(ecs, "StopTask")] == ["former"]
+    assert ecs.refused == [
+        f"{name}: ClusterNotFoundException: Cluster not found." for name in ("StopTask", "DescribeTasks")
+    ]
+    ecs.refused.clear()
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [{}, _task_of("former", account="210987654321"), _task_of("former", region="eu-central-1")],
+    ids=["none", "account", "region"],
+)
+def test_cluster_that_is_unknown_here_may_live_elsewhere(
+    ecs: FakeEcs, settings: Settings, handle: dict[str, str | int]
+) -> None:
+    settings.ECS_CLUSTER = "another"
+    with pytest.raises(GatewayError, match="is not there") as caught:
+        EcsGateways().stop(new_request().attempt_id, handle)
+    assert caught.value.permanent
+    ecs.refused.clear()
+
+
+def test_nothing_is_taken_for_stopped_while_aws_does_not_say_whose_cluster_that_is(
+    driver: EcsGateways, ecs: FakeEcs
+) -> None:
+    ecs.will(Answer.LOST, "GetCallerIdentity", times=3)
+    with pytest.raises(GatewayError):
+        driver.stop(new_request().attempt_id, _task_of("former"))
+    driver.stop(new_request().attempt_id, _task_of("former"))
+    ecs.refused.clear()
+
+
+@pytest.mark.parametrize("cluster", ["another", "arn:aws:ecs:eu-west-1:210987654321:cluster/portafilter"])
+def test_wrong_cluster_in_the_settings_keeps_nobody_from_stopping_a_task(
+    case: Case, ecs: FakeEcs, settings: Settings, cluster: str
+) -> None:
+    request = new_request()
+    status = case.start(request)
+    settings.ECS_CLUSTER = cluster
+    replace(case, driver=EcsGateways()).stop(request, status)
+    assert ecs.alive() == []
 
 
 # --- the sweep --------------------------------------------------------------------------------------------------------
