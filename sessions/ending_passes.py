@@ -27,6 +27,8 @@ _UNAUTHORISED = 769  # Guacamole's status for a refused login
 _HOUSEKEEPING_EVERY = timedelta(seconds=5)
 _VPN_HEALTH_EVERY = timedelta(days=1)
 _MAX_VPN_DELAY_S = 60
+# What the machine was told may be on its way still; on a bad line it is sent more than once.
+_NEWS_TRAVELS = timedelta(seconds=5)
 
 
 @dataclass
@@ -102,15 +104,21 @@ class EndingPasses:
         return SupportSession.objects.filter(state=State.CLOSING).select_related("machine", "fleet")
 
     def _close(self, session: SupportSession) -> None:
-        """closed is a confirmed fact: gateways stopped, machine told (or too long out of reach), VPN told."""
+        """closed is a confirmed fact: machine told (or too long out of reach), VPN told, gateways stopped.
+
+        The tunnel does not wait for a gateway that will not stop, but the machine hears the news through it.
+        """
         now = self.now()
-        if Gateway.objects.filter(session=session).exclude(state=GatewayState.STOPPED).exists():
-            return
-        if session.machine_told_at is None and not self._machine_had_its_time(session, now):
+        has_gateway = Gateway.objects.filter(session=session).exclude(state=GatewayState.STOPPED).exists()
+        if session.machine_told_at is None:
+            if not self._machine_had_its_time(session, now):
+                return
+        elif has_gateway and now - session.machine_told_at < _NEWS_TRAVELS:
             return
         if session.vpn_told_at is None and not self._end_tunnel(session, now):
             return
-        services.finish(session, now=now)
+        if not has_gateway:
+            services.finish(session, now=now)
 
     def _machine_had_its_time(self, session: SupportSession, now: datetime) -> bool:
         closing_at = session.closing_at or session.updated_at

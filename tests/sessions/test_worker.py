@@ -118,6 +118,32 @@ def test_session_is_closing_until_the_gateway_has_surely_stopped(
     assert driver.alive == {}
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_tunnel_does_not_wait_for_a_gateway_that_will_not_stop(
+    worker: Worker, driver: FakeGateways, vpn: FakeVpn, settings: Settings, clock: Clock, is_told: bool
+) -> None:
+    """As when its whole cluster was deleted, or nobody may ask AWS any more."""
+    session = press(now=clock())
+    worker.run_pass()
+    driver.stops_refused = 1000
+    services.cancel(fresh(session), now=clock())
+    if is_told:
+        services.machine_told(fresh(session), now=clock())
+    clock.tick(4 if is_told else settings.MACHINE_TELL_DEADLINE_S - 1)
+    worker.run_pass()
+    assert vpn.ended == [], "the news is on its way to the machine"
+    clock.tick(1)
+    for _ in range(3):
+        worker.run_pass()
+        clock.tick(10)
+    assert vpn.ended == [session.machine.vpn_address], "once"
+    assert fresh(session).state == State.CLOSING and driver.alive
+    driver.stops_refused = 0
+    clock.tick(90)
+    worker.run_pass()
+    assert fresh(session).state == State.CLOSED
+
+
 def test_session_is_closing_until_the_vpn_was_told(worker: Worker, vpn: FakeVpn, clock: Clock) -> None:
     session = press(now=clock())
     vpn.refused = 3
