@@ -12,7 +12,6 @@ from django.utils import timezone
 from machines.models import EnrolmentCode, KeptProfile, Machine, ProfileDelivery, VpnConnection, VpnIdentity
 from machines.profile_passes import open_delivery
 from machines.telemetry import builtin
-from machines.telemetry.base import ALIASES
 
 # Twice the time in which a machine's OpenVPN says at least something.
 SILENT_AFTER = timedelta(seconds=20)
@@ -74,7 +73,7 @@ class Standing:
     @property
     def is_kept_here(self) -> bool:
         """Whether a profile waits here for its download, rather than going to the machine by telemetry."""
-        return settings.TELEMETRY in {"builtin", ALIASES["builtin"]}
+        return bool(settings.TELEMETRY == "builtin")
 
 
 def standing_of(machine: Machine, *, now: datetime | None = None) -> Standing:

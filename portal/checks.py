@@ -18,7 +18,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.utils.module_loading import import_string
 
 from machines.hosts import is_this_computer
-from machines.telemetry.base import ALIASES as TELEMETRY
+from machines.telemetry.aliases import ALIASES as TELEMETRY
 from machines.vpn.base import ALIASES as VPN
 from sessions.gateways.base import ALIASES as GATEWAYS
 
@@ -130,7 +130,7 @@ def _of_origins() -> Iterator[CheckMessage]:
 
 
 def _of_ecs() -> Iterator[CheckMessage]:
-    if settings.GATEWAY not in {"ecs", GATEWAYS["ecs"]}:
+    if settings.GATEWAY != "ecs":
         return
     where = f"(GATEWAY is {settings.GATEWAY})"
     if _is_sqlite():
@@ -144,7 +144,7 @@ def _of_ecs() -> Iterator[CheckMessage]:
             f"REDIS_URL is not set {where}: what one process changes, another's pages hear of seconds later.",
             id="portafilter.E031",
         )
-    if settings.VPN not in {"openvpn", VPN["openvpn"]}:
+    if settings.VPN != "openvpn":
         yield Error(
             f"VPN: found {settings.VPN}, expected openvpn {where}: machines on this computer cannot be reached from "
             "elsewhere.",
@@ -170,7 +170,7 @@ def _of_ecs() -> Iterator[CheckMessage]:
 
 
 def _of_vpn() -> Iterator[CheckMessage]:
-    if settings.VPN not in {"openvpn", VPN["openvpn"]}:
+    if settings.VPN != "openvpn":
         return
     try:
         is_private = ipaddress.ip_address(settings.VPN_REMOTE).is_private

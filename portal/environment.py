@@ -76,6 +76,11 @@ class Environment:
             raise SettingError(f"{name} is not set, and there is no default for it")
         return default
 
+    def driver(self, name: str, default: str, aliases: Mapping[str, str]) -> str:
+        """An alias, or the dotted path of a class. The path of one that has an alias is that alias: one name for it."""
+        value = self.text(name, default)
+        return next((alias for alias, path in aliases.items() if path == value), value)
+
     def flag(self, name: str, default: bool) -> bool:
         value = self._values.get(name, "").lower()
         if not value:

@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from machines.telemetry import aliases as telemetries
 from machines.telemetry import web_rules
+from machines.vpn import base as vpns
 from machines.vpn import networks
 from notifications import mail_server, push_rules
 from notifications.sns_messages import AWS_REGION_NAME, TOPIC
@@ -19,6 +21,7 @@ from portal import servers
 from portal.environment import Environment, SettingError, check
 from portal.origins import canonical
 from portal.static_headers import keep_while_asking
+from sessions.gateways import base as gateways
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -48,7 +51,7 @@ try:
     )
 
     # --- the choice of drivers: an alias or a dotted path -------------------------------------------------------------
-    GATEWAY = env.text("GATEWAY", "local")
+    GATEWAY = env.driver("GATEWAY", "local", gateways.ALIASES)
     GATEWAY_FIXED_HOSTS = env.items("GATEWAY_FIXED_HOSTS")
     GUACD_PATH = env.text("GUACD_PATH", "/usr/sbin/guacd")
     # How many gateways of each fleet are ready before help is pressed; "auto" goes by the presses (sessions/pool.py).
@@ -58,7 +61,7 @@ try:
     # Marks this installation's gateways, so that two installations on one machine or cluster leave each other's alone.
     INSTALLATION = env.text("INSTALLATION", str(STATE_DIR))
     # For ecs: where tasks run, what each of them is, and how machines are reached from there.
-    _IS_ECS = GATEWAY in {"ecs", "sessions.gateways.ecs.EcsGateways"}
+    _IS_ECS = GATEWAY == "ecs"
     ECS_CLUSTER = env.matching(
         "ECS_CLUSTER",
         "",
@@ -98,7 +101,7 @@ try:
         )
 
     # --- the VPN ------------------------------------------------------------------------------------------------------
-    VPN = env.text("VPN", "loopback")
+    VPN = env.driver("VPN", "loopback", vpns.ALIASES)
     VPN_NETWORK = env.network("VPN_NETWORK", "127.64.0.0/10")
     _HAS_OPENVPN = VPN == "openvpn"
     if _HAS_OPENVPN:
@@ -149,7 +152,7 @@ try:
     GATEWAY_UIDS = env.span("GATEWAY_UIDS")
 
     # --- telemetry: who is responsible, and how a profile reaches its machine; an alias or a dotted path --------------
-    TELEMETRY = env.text("TELEMETRY", "builtin")
+    TELEMETRY = env.driver("TELEMETRY", "builtin", telemetries.ALIASES)
     # A press waits so long for a telemetry elsewhere, then something else stands in.
     TELEMETRY_TIMEOUT_S = env.seconds("TELEMETRY_TIMEOUT_S", 0.5, minimum=0.05, maximum=10)
     # So long its last good answer may stand in.
@@ -158,7 +161,7 @@ try:
     TELEMETRY_URL = env.text("TELEMETRY_URL", "")
     TELEMETRY_KEY_ID = env.text("TELEMETRY_KEY_ID", "portafilter")
     TELEMETRY_KEY = env.secret("TELEMETRY_KEY", "")
-    _IS_WEB_APP = TELEMETRY in {"http", "machines.telemetry.http.HttpTelemetry"} and not _BEFORE_SECRETS
+    _IS_WEB_APP = TELEMETRY == "http" and not _BEFORE_SECRETS
     for _name, _value, _rule in (
         ("TELEMETRY_URL", TELEMETRY_URL, web_rules.check_url),
         ("TELEMETRY_KEY_ID", TELEMETRY_KEY_ID, web_rules.check_key_id),
@@ -178,7 +181,7 @@ try:
     )
     if _IS_ECS and not AWS_REGION:
         raise SettingError(f"AWS_REGION: found nothing, expected the region of the cluster (GATEWAY is {GATEWAY})")
-    if TELEMETRY in {"iot_core", "machines.telemetry.iot_core.IotCoreTelemetry"} and not AWS_REGION:
+    if TELEMETRY == "iot_core" and not AWS_REGION:
         raise SettingError(f"AWS_REGION: found nothing, expected the region of the things (TELEMETRY is {TELEMETRY})")
     # What a machine's thing is called in IoT Core; a serial is one machine's within its fleet only.
     IOT_THING_NAME = env.matching(

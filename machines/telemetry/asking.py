@@ -23,7 +23,7 @@ from django.utils import timezone
 from machines.models import KeptAnswer, Machine, Operator
 from machines.telemetry import builtin
 from machines.telemetry.answers import AnswerError, duty_document, read_duty
-from machines.telemetry.base import ALIASES, Duty, LastWord, MachineUnknown, TelemetryError, get_driver
+from machines.telemetry.base import Duty, LastWord, MachineUnknown, TelemetryError, get_driver
 from machines.telemetry.breaker import Breaker
 from machines.telemetry.hands import Hands
 
@@ -106,7 +106,7 @@ def forget() -> None:
 
 
 def _is_builtin() -> bool:
-    return ALIASES.get(settings.TELEMETRY, settings.TELEMETRY) == ALIASES["builtin"]
+    return bool(settings.TELEMETRY == "builtin")
 
 
 # --- the way to a telemetry elsewhere ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a telemetry driver is: it knows who is responsible for a machine and what the machine last said, and brings the
 machine's profile to it.
 
-The choice is the setting TELEMETRY: an alias below or a dotted path to a class.
+The choice is the setting TELEMETRY: an alias of machines/telemetry/aliases.py or a dotted path to a class.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from machines.models import Machine
-
-ALIASES = {
-    "builtin": "machines.telemetry.builtin.BuiltinTelemetry",
-    "http": "machines.telemetry.http.HttpTelemetry",
-    "iot_core": "machines.telemetry.iot_core.IotCoreTelemetry",
-}
+from machines.telemetry.aliases import ALIASES
 
 
 class TelemetryError(Exception):

@@ -11,7 +11,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.utils.module_loading import import_string
 
-from machines.telemetry.base import ALIASES, TelemetryDriver
+from machines.telemetry.aliases import ALIASES
+from machines.telemetry.base import TelemetryDriver
 
 TAG = "telemetry"
 _EXPECTED = f"expected {', '.join(ALIASES)}, or the dotted path of a driver class"

@@ -15,7 +15,6 @@ from django.conf import settings
 from machines.aws import Aws, AwsError, Kind
 from notifications.sns_messages import topic_of
 from portal.doctor.findings import Check, Finding, attention, ok, wrong
-from sessions.gateways.base import ALIASES as GATEWAYS
 
 CLOCKS_DIFFER_S = 5.0
 _CONNECT_S, _ANSWER_S = 2.0, 5.0
@@ -26,11 +25,11 @@ _PASSING = {Kind.THROTTLED, Kind.FAILED}
 
 
 def uses_ecs() -> bool:
-    return settings.GATEWAY in {"ecs", GATEWAYS["ecs"]}
+    return bool(settings.GATEWAY == "ecs")
 
 
 def uses_iot_core() -> bool:
-    return settings.TELEMETRY in {"iot_core", "machines.telemetry.iot_core.IotCoreTelemetry"}
+    return bool(settings.TELEMETRY == "iot_core")
 
 
 def uses_sns() -> bool:

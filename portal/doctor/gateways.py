@@ -12,11 +12,9 @@ from django.conf import settings
 from machines.aws import AwsError
 from portal.doctor.cloud import Cloud, uses_ecs
 from portal.doctor.findings import Check, Finding, attention, ok, wrong
-from sessions.gateways import probe
+from sessions.gateways import door, probe
 
 _GUACD_PORT = 4822
-# At which a gateway with an OpenVPN client gets its certificate (backbone/images/gateway/join.py).
-_JOIN_PORT = 4823
 _NEEDED_GUACD = (1, 6)
 _FEW_ADDRESSES = 8
 _MANY_EVENTS = 200
@@ -25,7 +23,7 @@ _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PRIVATE|TOKEN|CREDENTIAL|_KEY\b|_KEY
 
 
 def checks(cloud: Cloud | None) -> list[Check]:
-    if settings.GATEWAY in {"fixed", "sessions.gateways.fixed.FixedGateways"}:
+    if settings.GATEWAY == "fixed":
         return [Check("gateways", fixed)]
     if cloud is None or not uses_ecs():
         return []
@@ -272,7 +270,7 @@ def _foreign_groups(cloud: Cloud, found: list[dict[str, Any]]) -> Iterator[Findi
 
 def _ports(found: list[dict[str, Any]]) -> Iterator[Finding]:
     rules = [rule for group in found for rule in group.get("IpPermissions") or []]
-    for port in (_GUACD_PORT, *([_JOIN_PORT] if settings.ECS_NETWORK == "tunnel" else [])):
+    for port in (_GUACD_PORT, *([door.PORT] if settings.ECS_NETWORK == "tunnel" else [])):
         fitting = [rule for rule in rules if _is_for(rule, port)]
         if not fitting:
             yield wrong(

@@ -17,7 +17,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from py_vapid import Vapid02
 
+from machines.telemetry import aliases as telemetry
+from machines.vpn import base as vpn
 from portal.environment import Environment, SettingError, read_env_file
+from sessions.gateways import base as gateways
 
 SETTINGS = Path(__file__).resolve().parents[2] / "portal" / "settings.py"
 
@@ -282,6 +285,36 @@ def test_what_a_rule_refuses_stops_the_start_by_its_setting(
         runpy.run_path(str(SETTINGS))
     assert str(found.value).startswith(f"{name}: {words}")
     assert "canary" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "also"),
+    [
+        ("GATEWAY", "ecs", {"AWS_REGION": "eu-west-1", "ECS_CLUSTER": "portafilter", "ECS_TASK_DEFINITION": "gateway",
+                            "ECS_SUBNETS": "subnet-0123abcd", "ECS_SECURITY_GROUPS": "sg-0123abcd",
+                            "INSTALLATION": "portafilter"}),
+        ("VPN", "openvpn", {"VPN_NETWORK": "10.77.0.0/20", "VPN_REMOTE": "vpn.example.com"}),
+        ("TELEMETRY", "iot_core", {"AWS_REGION": "eu-west-1"}),
+    ],
+)  # fmt: skip
+def test_driver_that_has_an_alias_is_the_same_by_its_path(
+    monkeypatch: pytest.MonkeyPatch, name: str, alias: str, also: dict[str, str]
+) -> None:
+    aliases = {"GATEWAY": gateways.ALIASES, "VPN": vpn.ALIASES, "TELEMETRY": telemetry.ALIASES}[name]
+    for key, value in also.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv(name, alias)
+    by_alias = runpy.run_path(str(SETTINGS))
+    monkeypatch.setenv(name, aliases[alias])
+    by_path = runpy.run_path(str(SETTINGS))
+    plain = {key for key, value in by_alias.items() if key.isupper() and isinstance(value, str | int | tuple | list)}
+    assert {key: by_path[key] for key in plain} == {key: by_alias[key] for key in plain} and name in plain
+    # The rest of what it needs is asked for either way.
+    monkeypatch.delenv(next(iter(also)))
+    with pytest.raises(ImproperlyConfigured, match=next(iter(also))):
+        runpy.run_path(str(SETTINGS))
+    monkeypatch.setenv(name, "of.our.Own")
+    assert runpy.run_path(str(SETTINGS))[name] == "of.our.Own"
 
 
 def test_missing_secret_is_added_and_the_others_stay(tmp_path: Path) -> None:

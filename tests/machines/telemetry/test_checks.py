@@ -10,7 +10,7 @@ import pytest
 from django.core.checks import run_checks
 from pytest_django.fixtures import Settings
 
-from machines.telemetry.base import ALIASES
+from machines.telemetry.aliases import ALIASES
 from machines.telemetry.builtin import BuiltinTelemetry
 from machines.telemetry.checks import TAG
 
