@@ -256,6 +256,15 @@ def test_who_calls_is_killed_before_or_after_its_request_has_an_effect(ecs: Fake
     assert len(ecs.tasks()) == there
 
 
+def test_request_whose_sender_dies_in_the_middle_is_none(ecs: FakeEcs) -> None:
+    with socket.create_connection(("127.0.0.1", ecs.port), timeout=5) as sender:
+        target = b"X-Amz-Target: AmazonEC2ContainerServiceV20141113.ListTasks\r\n"
+        sender.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + target + b"Content-Length: 20\r\n\r\n{")
+        sender.shutdown(socket.SHUT_WR)
+        assert sender.recv(1000) == b""
+    assert (ecs.refused, ecs.calls) == ([], [])
+
+
 def test_nothing_outlives_a_fake_that_is_killed() -> None:
     process = subprocess.Popen([sys.executable, "-m", "tests.fakes.ecs"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

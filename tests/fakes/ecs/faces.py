@@ -30,7 +30,11 @@ def handler_of(answer_to: AnswerTo, faults: list[str]) -> type[BaseHTTPRequestHa
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            length = int(self.headers.get("content-length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                self.close_connection = True  # who sent it has died in the middle
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             try:
                 answer = answer_to("POST", self.path, headers, body)
