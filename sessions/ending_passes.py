@@ -15,7 +15,7 @@ from django.db.models import F, Q, QuerySet
 
 from machines import identities
 from machines.vpn.base import AddressError, TunnelStillUp, VpnDriver, VpnError, get_driver
-from sessions import attachments, keeper_rows, services
+from sessions import attachments, gateway_rows, keeper_rows, services
 from sessions.models import Gateway, GuacamoleConnection, RdpCredential, SessionEvent, SupportSession
 from sessions.passes import each
 from sessions.reach_passes import ReachPasses
@@ -27,6 +27,7 @@ _UNAUTHORISED = 769  # Guacamole's status for a refused login
 _HOUSEKEEPING_EVERY = timedelta(seconds=5)
 _VPN_HEALTH_EVERY = timedelta(days=1)
 _MAX_VPN_DELAY_S = 60
+_NOT_READY = "The gateway was still starting when the time was over."
 # What the machine was told may be on its way still; on a bad line it is sent more than once.
 _NEWS_TRAVELS = timedelta(seconds=5)
 
@@ -183,6 +184,17 @@ def _why_no_desktop(session: SupportSession) -> tuple[EndReason, str]:
     )
     if last_status == _UNAUTHORISED or re.search(rf"\b{_UNAUTHORISED}\b", detail):
         return EndReason.CREDENTIALS_REFUSED, detail
-    if Gateway.objects.filter(session=session, ready_at__isnull=False).exists():
+    last = Gateway.objects.filter(session=session).order_by("-attempt").first()
+    is_without_room = last is not None and gateway_rows.found_no_room(last)
+    if Gateway.objects.filter(session=session, ready_at__isnull=False).exists() and not is_without_room:
         return EndReason.MACHINE_UNREACHABLE, detail
-    return EndReason.GATEWAY_FAILED, detail
+    return EndReason.GATEWAY_FAILED, _last_words(session, failure) or (_NOT_READY if last else "")
+
+
+def _last_words(session: SupportSession, failure: SessionEvent | None) -> str:
+    """What was said last of a gateway that did not come: why one failed, or what the session waits for since."""
+    notices = SessionEvent.objects.filter(session=session, kind="notice", pk__gt=failure.pk if failure else 0)
+    told = notices.order_by("-id").first()
+    if session.notice and told is not None and told.detail.get("notice") == session.notice:
+        return session.notice
+    return str(failure.detail.get("detail", "")) if failure else ""

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from sessions import attachments, keeper_rows, services
-from sessions.models import SupportSession
+from sessions.gateway_passes import BUSY
+from sessions.models import SessionEvent, SupportSession
 from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker
+from tests.fakes.gateway_driver import FakeGateways, Start
 from tests.sessions.rescues import Clock, fleet, person, press
 from tests.sessions.working import FakeVpn, fresh, gateway_of, hold_desktop
 
 pytestmark = pytest.mark.django_db
+
+
+def _why(session: SupportSession) -> tuple[str | None, str]:
+    """The reason, and the words that the record has with it."""
+    ended = SessionEvent.objects.get(session=session, kind="ended")
+    return fresh(session).end_reason, ended.detail.get("detail", "")
 
 
 def reach(limit_s: float, *, worker: Worker, clock: Clock, not_before: Callable[[], object]) -> None:
@@ -36,6 +45,46 @@ def test_no_desktop_in_time_with_a_gateway_means_the_machine_is_out_of_reach(
     assert fresh(session).end_reason == EndReason.MACHINE_UNREACHABLE
 
 
+@pytest.mark.parametrize("said", ["Another computer is being started.", ""])
+def test_rescue_whose_gateway_waits_until_its_time_is_over_ends_with_what_was_said_last(
+    worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock, said: str
+) -> None:
+    driver.starts.extend([Start.FAILED] if said else [])
+    driver.starts.append(Start.WAITING)
+    session = press(now=clock())
+    worker.run_pass()
+    worker.run_pass()
+    clock.tick(2)
+    worker.run_pass()
+    pk = str(gateway_of(session).pk)
+    driver.alive[pk] = replace(driver.alive[pk], detail=said)
+    clock.tick(2)
+    worker.run_pass()
+    clock.tick(settings.GATEWAY_DEADLINE_S)
+    worker.run_pass()
+    assert _why(session) == (
+        EndReason.GATEWAY_FAILED,
+        said or "The gateway was still starting when the time was over.",
+    )
+
+
+def test_lost_desktop_that_finds_no_room_is_not_blamed_on_the_machine(
+    worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock
+) -> None:
+    session = press(now=clock())
+    worker.run_pass()
+    hold_desktop(session, clock)
+    clock.tick(60)
+    driver.die()
+    driver.starts.extend([Start.NO_ROOM] * 100)
+    for _ in range(3):
+        worker.run_pass()
+    assert fresh(session).is_open
+    clock.tick(settings.MACHINE_GONE_S)
+    worker.run_pass()
+    assert _why(session) == (EndReason.GATEWAY_FAILED, "No room.")
+
+
 def test_press_beyond_the_cap_waits_as_long_as_for_an_answer(worker: Worker, settings: Settings, clock: Clock) -> None:
     full = fleet()
     full.max_open_sessions = 0
@@ -46,7 +95,7 @@ def test_press_beyond_the_cap_waits_as_long_as_for_an_answer(worker: Worker, set
         settings.ANSWER_DEADLINE_S, worker=worker, clock=clock,
         not_before=lambda: fresh(claimed).is_open and fresh(waiting).is_open,
     )  # fmt: skip
-    assert fresh(claimed).end_reason == EndReason.GATEWAY_FAILED
+    assert _why(claimed) == (EndReason.GATEWAY_FAILED, BUSY)
     assert fresh(waiting).end_reason == EndReason.UNANSWERED
 
 
