@@ -74,6 +74,20 @@ _SAID_NETWORK = re.compile(r"\b(?:subnet|sg|vpc|eni)-[0-9a-f]{8,17}\b")
 _TOPICS = ("task definition", "capacity provider", "security group", "subnet", "container instance", "clienttoken")
 
 
+class SettingOf(str):
+    """The settings to look at for a call whose things come from several of them.
+
+    `by_topic` says which it is where AWS speaks of one ("subnet"), in lower case.
+    """
+
+    by_topic: Mapping[str, str]
+
+    def __new__(cls, otherwise: str, by_topic: Mapping[str, str]) -> SettingOf:
+        made = super().__new__(cls, otherwise)
+        made.by_topic = by_topic
+        return made
+
+
 class AwsError(Exception):
     """A call to AWS that did not go well; the text is for people and holds no secret.
 
@@ -120,29 +134,18 @@ class Aws:
         self._made_at = 0.0
         self._clients: dict[str, Any] = {}
 
-    def call(
-        self,
-        service: str,
-        name: str,
-        /,
-        *,
-        about: str,
-        setting: str,
-        settings_by_topic: Mapping[str, str] | None = None,
-        **arguments: Any,
-    ) -> dict[str, Any]:
+    def call(self, service: str, name: str, /, *, about: str, setting: str, **arguments: Any) -> dict[str, Any]:
         """The answer to one call, tried once. Raises AwsError.
 
         `service` is as boto3 has it ("iot-data"), `name` as AWS has it ("RunTask"); both are literals wherever this is
-        called. `about` says what it is about ("the cluster portafilter"), `setting` where that comes from; for a call
-        with things of several settings `settings_by_topic` says which to look at where AWS speaks of a topic
-        ("subnet"), in lower case. A stream in the answer has been read: it is bytes.
+        called. `about` says what it is about ("the cluster portafilter"), `setting` where that comes from (a SettingOf
+        for things of several settings). A stream in the answer has been read: it is bytes.
         """
         from botocore import xform_name
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        words = _Words(service, name, about, setting, self, settings_by_topic or {})
+        words = _Words(service, name, about, setting, self)
         client = None
         try:
             client = self._client(service)
@@ -200,12 +203,11 @@ class Aws:
 class _Words:
     """What went wrong with one call, as AwsError."""
 
-    def __init__(
-        self, service: str, name: str, about: str, setting: str, aws: Aws, settings_by_topic: Mapping[str, str]
-    ) -> None:
+    def __init__(self, service: str, name: str, about: str, setting: str, aws: Aws) -> None:
         self.action = f"{_ACTION_PREFIXES.get(service, service)}:{name}"
         self.service = _NAMES.get(service, service.upper())
-        self.about, self.setting, self.settings_by_topic = about, setting, settings_by_topic
+        self.about, self.setting = about, setting
+        self.settings_by_topic = setting.by_topic if isinstance(setting, SettingOf) else {}
         self.connect_s, self.answer_s = aws.connect_s, aws.answer_s
         source = aws._setting
         self.where = f"{aws.region} ({source})" if source and source != setting else aws.region

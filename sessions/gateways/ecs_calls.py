@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from machines.aws import Aws, AwsError, Kind
+from machines.aws import Aws, AwsError, Kind, SettingOf
 
 # One try takes these two together at most.
 CONNECT_S, ANSWER_S = 2.0, 4.0
@@ -20,14 +20,17 @@ PAGE = 100
 _PAUSES_S = ((0.2, 0.8), (0.6, 2.0))
 _WORTH_ANOTHER_TRY = {Kind.THROTTLED, Kind.FAILED, Kind.TIMEOUT, Kind.UNREACHABLE, Kind.EXPIRED}
 # What an order names, by what AWS speaks of when it does not like it.
-_SETTINGS = {
-    "cluster not found": "ECS_CLUSTER",
-    "cluster was inactive": "ECS_CLUSTER",
-    "task definition": "ECS_TASK_DEFINITION",
-    "subnet": "ECS_SUBNETS",
-    "security group": "ECS_SECURITY_GROUPS",
-    "capacity provider": "ECS_CAPACITY_PROVIDER",
-}
+_SETTING = SettingOf(
+    "ECS_CLUSTER or ECS_TASK_DEFINITION",
+    {
+        "cluster not found": "ECS_CLUSTER",
+        "cluster was inactive": "ECS_CLUSTER",
+        "task definition": "ECS_TASK_DEFINITION",
+        "subnet": "ECS_SUBNETS",
+        "security group": "ECS_SECURITY_GROUPS",
+        "capacity provider": "ECS_CAPACITY_PROVIDER",
+    },
+)
 # After so many pages something is wrong; a cluster holds 5,000 container instances (ECS service quotas).
 _PAGES = 200
 # What a proxy says in AWS' place would else read as: there are none.
@@ -55,8 +58,8 @@ class EcsCalls:
         about = f"the task definition {arguments['taskDefinition']}, in {self._about}"
         return _again(
             lambda: self._aws.call(
-                "ecs", "RunTask", about=about, setting="ECS_CLUSTER or ECS_TASK_DEFINITION",
-                settings_by_topic=_SETTINGS, cluster=self._cluster, **arguments,
+                "ecs", "RunTask", about=about, setting=_SETTING,
+                cluster=self._cluster, **arguments,
             ),
             deadline,
         )  # fmt: skip

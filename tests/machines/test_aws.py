@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from machines import aws as aws_module
-from machines.aws import Aws, AwsError, Kind
+from machines.aws import Aws, AwsError, Kind, SettingOf
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
@@ -215,7 +215,10 @@ def test_refusal_is_one_sentence_that_names_the_call_and_the_setting(
     assert len(endpoint.keys) == 1, "one try, no more"
 
 
-BY_TOPIC = {"task definition": "ECS_TASK_DEFINITION", "subnet": "ECS_SUBNETS", "security group": "ECS_SECURITY_GROUPS"}
+SETTING = SettingOf(
+    "ECS_CLUSTER",
+    {"task definition": "ECS_TASK_DEFINITION", "subnet": "ECS_SUBNETS", "security group": "ECS_SECURITY_GROUPS"},
+)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ BY_TOPIC = {"task definition": "ECS_TASK_DEFINITION", "subnet": "ECS_SUBNETS", "
 def test_setting_is_the_one_of_what_aws_speaks_of(endpoint: Endpoint, shared: Aws, said: str, words: str) -> None:
     endpoint.refuse("InvalidParameterException", said=said)
     with pytest.raises(AwsError) as found:
-        run_task(shared, settings_by_topic=BY_TOPIC)
+        shared.call("ecs", "RunTask", about=CLUSTER["about"], setting=SETTING, taskDefinition="gateway")
     assert words in str(found.value)
 
 
