@@ -303,7 +303,7 @@ class Refusing(Aws):
         super().__init__(REGION)
         self.forbidden, self.called = forbidden, list[str]()
 
-    def call(self, service: str, name: str, /, *, about: str, setting: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, service: str, name: str, /, *, about: str, setting: object, **arguments: Any) -> dict[str, Any]:
         action = f"{service}:{name}"
         self.called.append(action)
         if action in self.forbidden:
@@ -347,7 +347,7 @@ class Scripted(Aws):
         super().__init__(REGION)
         self.given = given
 
-    def call(self, service: str, name: str, /, *, about: str, setting: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, service: str, name: str, /, *, about: str, setting: object, **arguments: Any) -> dict[str, Any]:
         found = self.given[f"{service}:{name}"]
         if isinstance(found, AwsError):
             raise found
