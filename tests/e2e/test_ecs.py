@@ -132,7 +132,7 @@ def stories() -> list[Story]:
             trail="AWS takes no more orders at the moment.", record="ecs:RunTask.*takes no more",
         ),
         Story(
-            "no room", FAILED, (Answer.NO_CAPACITY, FOR_EVER), ends_ready=False,
+            "no room", "There is no room for another gateway yet", (Answer.NO_CAPACITY, 1),
             trail="No computer of this cluster has a network address left", record="ecs:RunTask.*RESOURCE:ENI",
         ),
         Story(
