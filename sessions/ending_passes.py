@@ -111,13 +111,14 @@ class EndingPasses:
         """
         now = self.now()
         has_gateway = Gateway.objects.filter(session=session).exclude(state=GatewayState.STOPPED).exists()
-        if session.machine_told_at is None:
-            if not self._machine_had_its_time(session, now):
+        if session.vpn_told_at is None:
+            if session.machine_told_at is None:
+                if not self._machine_had_its_time(session, now):
+                    return
+            elif has_gateway and now - session.machine_told_at < _NEWS_TRAVELS:
                 return
-        elif has_gateway and now - session.machine_told_at < _NEWS_TRAVELS:
-            return
-        if session.vpn_told_at is None and not self._end_tunnel(session, now):
-            return
+            if not self._end_tunnel(session, now):
+                return
         if not has_gateway:
             services.finish(session, now=now)
 
@@ -125,9 +126,12 @@ class EndingPasses:
         closing_at = session.closing_at or session.updated_at
         if now < closing_at + timedelta(seconds=settings.MACHINE_TELL_DEADLINE_S):
             return False
+        noted = SessionEvent.objects.filter(session=session, kind="machine_not_told")
+        if noted.exists():
+            return True  # what else is left open may take long: no lock in each pass
         with transaction.atomic():
             SupportSession.objects.select_for_update().get(pk=session.pk)  # one record of it, by one worker
-            if not SessionEvent.objects.filter(session=session, kind="machine_not_told").exists():
+            if not noted.exists():
                 services.record(session, "machine_not_told", now=now)
         return True
 

@@ -55,6 +55,27 @@ def test_idle_pass_writes_nothing(
     assert all(query["sql"].startswith("SELECT") for query in queries.captured_queries)
 
 
+@pytest.mark.parametrize("pressed_again", [False, True])
+def test_pass_over_a_rescue_whose_gateway_will_not_stop_writes_nothing(
+    worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock, pressed_again: bool,
+    django_assert_max_num_queries: Callable[..., object],
+) -> None:  # fmt: skip
+    session = press(now=clock())
+    worker.run_pass()
+    driver.stops_refused = 1000
+    services.cancel(fresh(session), now=clock())
+    if pressed_again:
+        press(key="again", now=clock())
+    clock.tick(settings.MACHINE_TELL_DEADLINE_S)
+    for _ in range(3):
+        worker.run_pass()
+    assert fresh(session).state == State.CLOSING and kinds(session).count("machine_not_told") == 1
+    with django_assert_max_num_queries(20) as queries:  # type: ignore[attr-defined]
+        worker.run_pass()
+    assert all(query["sql"].startswith("SELECT") for query in queries.captured_queries)
+    assert not any("FOR UPDATE" in query["sql"] for query in queries.captured_queries)
+
+
 def test_closed_rescue_leaves_nothing(worker: Worker, driver: FakeGateways, vpn: FakeVpn, clock: Clock) -> None:
     session = press(now=clock())
     worker.run_pass()
