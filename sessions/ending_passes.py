@@ -136,8 +136,10 @@ class EndingPasses:
         return True
 
     def _end_tunnel(self, session: SupportSession, now: datetime) -> bool:
-        if SupportSession.objects.filter(machine=session.machine_id, state__in=OPEN_STATES).exists():
-            return True  # help was pressed again: the tunnel is that rescue's now, and goes with its end
+        # Help was pressed again: the tunnel is that rescue's now, and goes with its end, when its machine has the news.
+        is_later = Q(state__in=OPEN_STATES) | Q(state=State.CLOSING, requested_at__gt=session.requested_at)
+        if SupportSession.objects.filter(is_later, machine=session.machine_id).exists():
+            return True
         tries, due_at = self._vpn_tries.get(session.pk, (0, now))
         if due_at > now:
             return False

@@ -193,6 +193,28 @@ def test_tunnel_is_left_to_the_next_rescue_of_its_machine(worker: Worker, vpn: F
     assert (fresh(second).state, vpn.ended) == (State.CLOSED, [second.machine.vpn_address])
 
 
+def test_earlier_rescue_whose_gateway_will_not_stop_ends_no_later_ones_tunnel(
+    worker: Worker, driver: FakeGateways, vpn: FakeVpn, clock: Clock
+) -> None:
+    first = press(now=clock())
+    worker.run_pass()
+    driver.stops_refused = 1000
+    services.cancel(fresh(first), now=clock())
+    services.machine_told(fresh(first), now=clock())
+    second = press(key="again", now=clock.tick(1))
+    worker.run_pass()
+    clock.tick(20)
+    services.end(fresh(second), EndReason.FORCED, now=clock())
+    worker.run_pass()
+    assert (fresh(first).state, fresh(second).state, vpn.ended) == (State.CLOSING, State.CLOSING, [])
+    services.machine_told(fresh(second), now=clock())
+    worker.run_pass()
+    assert vpn.ended == [], "the news is on its way to the machine"
+    clock.tick(5)
+    worker.run_pass()
+    assert vpn.ended == [second.machine.vpn_address]
+
+
 def test_machine_that_presses_and_cancels_in_turn_cannot_pile_up_gateways(
     worker: Worker, driver: FakeGateways, clock: Clock
 ) -> None:
