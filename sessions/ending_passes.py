@@ -190,11 +190,13 @@ def _why_no_desktop(session: SupportSession) -> tuple[EndReason, str]:
     )
     if last_status == _UNAUTHORISED or re.search(rf"\b{_UNAUTHORISED}\b", detail):
         return EndReason.CREDENTIALS_REFUSED, detail
-    last = Gateway.objects.filter(session=session).order_by("-attempt").first()
+    gateways = Gateway.objects.filter(session=session).order_by("-attempt")
+    # After one that found no room the next is begun a while later.
+    last = gateways.exclude(state=GatewayState.WANTED).first()
     is_without_room = last is not None and gateway_rows.found_no_room(last)
-    if Gateway.objects.filter(session=session, ready_at__isnull=False).exists() and not is_without_room:
+    if gateways.filter(ready_at__isnull=False).exists() and not is_without_room:
         return EndReason.MACHINE_UNREACHABLE, detail
-    return EndReason.GATEWAY_FAILED, _last_words(session, failure) or (_NOT_READY if last else "")
+    return EndReason.GATEWAY_FAILED, _last_words(session, failure) or (_NOT_READY if gateways.exists() else "")
 
 
 def _last_words(session: SupportSession, failure: SessionEvent | None) -> str:

@@ -191,8 +191,9 @@ class GatewayPasses:
     def _has_failed(self, gateway: Gateway, failure: Failure) -> None:
         now = self.now()
         with transaction.atomic():
-            session = gateway.session
-            if gateway_rows.give_up(gateway, failure=failure.record, now=now) and session is not None:
+            session, no_room_at = gateway.session, now if failure.no_room else None
+            given_up = gateway_rows.give_up(gateway, failure=failure.record, now=now, no_room_at=no_room_at)
+            if given_up and session is not None:
                 try:
                     notice = NO_ROOM if failure.no_room else TRYING_AGAIN
                     if not (failure.no_room and session.notice == NO_ROOM):  # which is said once, and not each time

@@ -92,7 +92,7 @@ def takes_warm(session: SupportSession, *, but: Gateway | None = None) -> bool:
 
     `but` is the one it has now.
     """
-    tried = Gateway.objects.filter(session=session).exclude(ready_at=None, made_room_at__isnull=False)
+    tried = Gateway.objects.filter(session=session).exclude(ready_at=None, no_room_at__isnull=False)
     if but is not None:
         tried = tried.exclude(pk=but.pk)
     last = tried.order_by("-attempt").first()
@@ -151,7 +151,9 @@ def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datet
     return _told(changed, gateway)
 
 
-def give_up(gateway: Gateway, *, failure: str, now: datetime, states: Collection[str] = LIVE_GATEWAY_STATES) -> bool:
+def give_up(
+    gateway: Gateway, *, failure: str, now: datetime, states: Collection[str] = LIVE_GATEWAY_STATES, **values: object
+) -> bool:
     """Any live state, or one of `states`, → stopping, and its connections end; `failure` is empty for an orderly end.
 
     A worker that is at its driver keeps the lease: stopping waits until that call is over. One that is `wanted` is
@@ -165,7 +167,7 @@ def give_up(gateway: Gateway, *, failure: str, now: datetime, states: Collection
             never_begun = live.filter(state=GatewayState.WANTED)
             changed = never_begun.update(state=GatewayState.STOPPED, failure=failure[:500], stopped_at=now)
         if not changed:
-            changed = live.update(state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0)
+            changed = live.update(state=GatewayState.STOPPING, failure=failure[:500], due_at=now, tries=0, **values)
         if changed and failure:
             # The session's next desktop must not wait until the keeper of this one has noticed.
             _close_connections(gateway, detail="The gateway was lost.", now=now)
@@ -254,8 +256,11 @@ def failures_in_a_row(session: SupportSession) -> int:
 
 
 def found_no_room(gateway: Gateway) -> bool:
-    """Whether a session's gateway never came for want of room."""
-    return gateway.ready_at is None and gateway.made_room_at is not None
+    """Whether a session's gateway waits for room, or never came for want of it.
+
+    One that got room and then failed did not, however long it had waited.
+    """
+    return gateway.ready_at is None and gateway.no_room_at is not None
 
 
 def _close_connections(gateway: Gateway, *, detail: str, now: datetime) -> None:

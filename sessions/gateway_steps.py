@@ -98,7 +98,10 @@ class GatewaySteps:
                 self._came_too_late(gateway, driver, status)
         elif status.state == "starting":
             due_at = self.now() + LOOK_EVERY
-            if not gateway_rows.release(gateway, owner=self.name, due_at=due_at, handle=status.handle, tries=0):
+            no_room_at = self.now() if status.no_room else None
+            if not gateway_rows.release(
+                gateway, owner=self.name, due_at=due_at, handle=status.handle, tries=0, no_room_at=no_room_at
+            ):
                 self._came_too_late(gateway, driver, status)
             elif status.detail:
                 self.says(gateway, status.detail)

@@ -192,6 +192,9 @@ class Gateway(models.Model):
     keeper_until = models.DateTimeField(null=True, blank=True)
     wanted_at = models.DateTimeField(default=timezone.now)
     made_room_at = models.DateTimeField(null=True, blank=True, help_text="When it found no room: warm ones make way.")
+    no_room_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it was last looked at, if it had no room then."
+    )
     ready_at = models.DateTimeField(null=True, blank=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
 

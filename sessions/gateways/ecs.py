@@ -213,7 +213,9 @@ class EcsGateways:
         limit_s = _COMPUTER_S if may_be_waiting else settings.ECS_READY_S
         if now - since > limit_s:
             words = ecs_words.of_slow_start(task, limit_s, self._attempts.of(attempt_id).last_words)
-            return GatewayStatus("failed", handle=handle, detail=words.detail, record=words.record)
+            return GatewayStatus(
+                "failed", handle=handle, detail=words.detail, record=words.record, no_room=waits_for_computer
+            )
         detail = ecs_words.NO_ROOM_YET if waits_for_computer and now - since >= _SAY_SO_AFTER_S else ""
         return GatewayStatus("starting", handle=handle, detail=detail, no_room=bool(detail))
 

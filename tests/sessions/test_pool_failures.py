@@ -9,7 +9,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from machines.models import Fleet
-from sessions import bell, pool_rows
+from sessions import bell, gateway_rows, pool_rows
 from sessions.gateways.base import GatewayStatus, Handle, StillStopping
 from sessions.models import Gateway, Pool, SessionEvent
 from sessions.states import EndReason, GatewayState
@@ -166,6 +166,34 @@ def test_rescue_gets_the_room_that_is_on_its_way_and_one_warm_gateway_makes_it(h
     assert house.of(session).state == GatewayState.READY
     assert len(house.warm(of="South")) == 1, "one made room, however often it was tried"
     assert SessionEvent.objects.filter(session=session, kind="attempt_failed").count() == 1
+
+
+class Computers(FakeGateways):
+    """Each waits until another computer is there, and then does not start on it."""
+
+    def _start(self, attempt_id: str) -> GatewayStatus:
+        self.alive[attempt_id] = GatewayStatus("starting", handle={"number": 1}, no_room=True)
+        return self.alive[attempt_id]
+
+    def describe(self, attempt_id: str, handle: Handle) -> GatewayStatus:
+        if self.alive[attempt_id].no_room:
+            self.alive[attempt_id] = GatewayStatus("starting", handle=dict(handle))
+            return self.alive[attempt_id]
+        return GatewayStatus("failed", detail="No such image.")
+
+
+def test_what_got_room_and_then_fails_is_tried_no_more_often_than_what_never_lacked_it(
+    house: House, settings: Settings
+) -> None:
+    house.driver = Computers()
+    Fleet.objects.update(warm_gateways=0)
+    session = house.press()
+    house.worker.run_pass()
+    assert gateway_rows.found_no_room(house.of(session)), "as far as one can tell now"
+    house.work(30)
+    assert fresh(session).end_reason == EndReason.GATEWAY_FAILED
+    assert session.gateways.count() == settings.GATEWAY_ATTEMPTS
+    assert all(one.made_room_at and not gateway_rows.found_no_room(one) for one in session.gateways.all())
 
 
 def test_rescue_takes_its_fleets_that_was_just_starting_and_had_the_last_place(house: House) -> None:

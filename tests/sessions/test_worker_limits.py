@@ -68,8 +68,9 @@ def test_rescue_whose_gateway_waits_until_its_time_is_over_ends_with_what_was_sa
     )
 
 
+@pytest.mark.parametrize("next_is_tried", [True, False])
 def test_lost_desktop_that_finds_no_room_is_not_blamed_on_the_machine(
-    worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock
+    worker: Worker, driver: FakeGateways, settings: Settings, clock: Clock, next_is_tried: bool
 ) -> None:
     session = press(now=clock())
     worker.run_pass()
@@ -80,7 +81,12 @@ def test_lost_desktop_that_finds_no_room_is_not_blamed_on_the_machine(
     for _ in range(3):
         worker.run_pass()
     assert fresh(session).is_open
-    clock.tick(settings.MACHINE_GONE_S)
+    if not next_is_tried:
+        clock.tick(settings.MACHINE_GONE_S - 1)
+        worker.run_pass()
+        worker.run_pass()
+        assert gateway_of(session).state == GatewayState.WANTED
+    clock.tick(settings.MACHINE_GONE_S if next_is_tried else 1)
     worker.run_pass()
     assert _why(session) == (EndReason.GATEWAY_FAILED, "No room.")
 

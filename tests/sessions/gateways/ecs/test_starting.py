@@ -106,6 +106,17 @@ def test_waiting_for_another_computer_is_said_and_does_not_count(
     assert case.start(request).state == "ready"
 
 
+def test_task_that_never_got_a_computer_failed_for_want_of_room(settings: Settings, ecs: FakeEcs, clock: Clock) -> None:
+    settings.ECS_CAPACITY_PROVIDER = "portafilter-gateways"
+    ecs.make_room(0)
+    driver, request = EcsGateways(now=clock), new_request()
+    status = driver.start(request)
+    clock.at += 601
+    failed = look(driver, request.attempt_id, status)
+    assert (failed.state, failed.no_room) == ("failed", True)
+    assert "AWS found no computer for it in that time." in failed.detail
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_look_that_fails_does_not_end_the_wait_for_another_computer(
     settings: Settings, ecs: FakeEcs, clock: Clock, restarted: bool
