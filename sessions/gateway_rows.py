@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Max, Q, QuerySet
+from django.db.models import Count, Exists, Max, Q, QuerySet
 from django.utils import timezone
 
 from sessions import bell
 from sessions.gateways.base import GatewayStatus
 from sessions.models import Gateway, GuacamoleConnection, SupportSession
-from sessions.states import LIVE_GATEWAY_STATES, GatewayState
+from sessions.states import LIVE_GATEWAY_STATES, GatewayState, State
 
 LEASE = timedelta(seconds=20)
 NOT_READY = (GatewayState.WANTED, GatewayState.STARTING)
@@ -138,6 +138,16 @@ def release(gateway: Gateway, *, owner: str, due_at: datetime, **values: object)
     return _told(released, gateway)
 
 
+def keep_starting(gateway: Gateway, *, owner: str, status: GatewayStatus, due_at: datetime, now: datetime) -> bool:
+    """Keeps how far a leased one has come and gives it back; False when it was given up meanwhile, or is another's."""
+    starting = _leased(gateway, owner).filter(state=GatewayState.STARTING)
+    no_room_at = now if status.no_room else None
+    changed = starting.update(
+        handle=status.handle, no_room_at=no_room_at, due_at=due_at, tries=0, lease_owner="", lease_until=None
+    )
+    return _told(changed, gateway)
+
+
 def set_ready(gateway: Gateway, *, owner: str, status: GatewayStatus, now: datetime) -> bool:
     """starting → ready; False when the row was given up meanwhile, or another worker has it."""
     changed = (
@@ -185,7 +195,8 @@ def make_room(gateway: Gateway, *, takes_warm: bool, now: datetime) -> Gateway |
 
     Once for each gateway, and once in MAKE_ROOM_EVERY for a session whose gateways fail for that: what made room may be
     stopping still. Where the session `takes_warm` ones, its own fleet's stay: it has the next that is ready. Of others'
-    the newest that is ready goes, or the longest starting one, which has most likely found its place.
+    the newest that is ready goes, or the longest starting one, which has most likely found its place. None goes for one
+    that was given up since its driver was asked.
     """
     if gateway.made_room_at is not None:
         return None
@@ -202,7 +213,9 @@ def make_room(gateway: Gateway, *, takes_warm: bool, now: datetime) -> Gateway |
         )
     )
     with transaction.atomic():
-        noted = Gateway.objects.filter(pk=gateway.pk, made_room_at=None).update(made_room_at=made_room_at or now)
+        waits = Exists(SupportSession.objects.filter(pk=gateway.session_id, state=State.STARTING))
+        own = Gateway.objects.filter(waits, pk=gateway.pk, state=GatewayState.STARTING, made_room_at=None)
+        noted = own.update(made_room_at=made_room_at or now)
         if made_room_at or not noted:
             return None
         # One that a session has claimed in this moment stays.

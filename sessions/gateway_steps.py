@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, transaction
 
 from sessions import gateway_rows
 from sessions.gateways.base import GatewayDriver, GatewayError, GatewayRequest, GatewayStatus, StillStopping
@@ -97,14 +97,16 @@ class GatewaySteps:
             if not gateway_rows.set_ready(gateway, owner=self.name, status=status, now=self.now()):
                 self._came_too_late(gateway, driver, status)
         elif status.state == "starting":
-            due_at = self.now() + LOOK_EVERY
-            no_room_at = self.now() if status.no_room else None
-            if not gateway_rows.release(
-                gateway, owner=self.name, due_at=due_at, handle=status.handle, tries=0, no_room_at=no_room_at
-            ):
+            now = self.now()
+            with transaction.atomic():
+                # Together: nothing is said of one that its session has just given up for another.
+                is_starting = gateway_rows.keep_starting(
+                    gateway, owner=self.name, status=status, due_at=now + LOOK_EVERY, now=now
+                )
+                if is_starting and status.detail:
+                    self.says(gateway, status.detail)
+            if not is_starting:
                 self._came_too_late(gateway, driver, status)
-            elif status.detail:
-                self.says(gateway, status.detail)
         else:
             words = status.detail or f"The gateway is {status.state}."
             self.has_failed(gateway, Failure(words, status.record or words, no_room=status.no_room))

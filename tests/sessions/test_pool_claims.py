@@ -9,7 +9,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from machines.models import Fleet
-from sessions import gateway_rows, keeper_rows, services
+from sessions import gateway_rows, keeper_rows, pool_rows, services
 from sessions.gateways.base import GatewayStatus
 from sessions.models import Gateway, SessionEvent, SupportSession
 from sessions.states import GatewayState, State
@@ -22,10 +22,10 @@ from tests.sessions.working import fresh
 pytestmark = pytest.mark.django_db
 
 
-def _ready_one(house: House) -> Gateway:
+def _ready_one(house: House, *, of: str = "North") -> Gateway:
     """A warm one that the pool has got meanwhile."""
     ready = GatewayStatus("ready", "127.0.0.1", 42000, {})
-    made = gateway_rows.want_warm(fleet("North").pk, driver="local", due_at=house.clock())
+    made = gateway_rows.want_warm(fleet(of).pk, driver="local", due_at=house.clock())
     house.driver.alive[str(made.pk)] = ready
     Gateway.objects.filter(pk=made.pk).update(state=GatewayState.READY, ready_at=house.clock(), host="127.0.0.1")
     return made
@@ -179,6 +179,31 @@ def test_rescue_takes_the_one_that_is_ready_while_its_own_is_being_ordered(house
     house.work(1)
     own = session.gateways.get(attempt=1)
     assert own.state == GatewayState.STOPPED and str(own.pk) not in house.driver.alive
+
+
+@pytest.mark.parametrize("meanwhile", [State.STARTING, State.READY, State.CLOSING])
+def test_what_a_driver_says_too_late_of_one_that_was_given_up_does_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, meanwhile: State
+) -> None:
+    other = Worker("other", now=house.clock, driver_for=lambda _: house.driver)
+    anothers = _ready_one(house, of="South")
+    session = house.press()
+
+    def start(request: Any) -> GatewayStatus:
+        if meanwhile == State.CLOSING:
+            services.cancel(fresh(session), now=house.clock())
+        else:
+            _ready_one(house)
+            other.run_pass()  # exchanges it
+        if meanwhile == State.READY:
+            house.hold_desktop(session)
+        return GatewayStatus("starting", handle={"number": 1}, detail="There is no room.", no_room=True)
+
+    monkeypatch.setattr(house.driver, "start", start)
+    house.worker.run_pass()
+    assert (fresh(session).state, fresh(session).notice) == (meanwhile, "")
+    assert house.warm(of="South") == [anothers], "none makes room for it"
+    assert pool_rows.paused_until("local", now=house.clock()) is None
 
 
 def test_warm_one_that_dies_is_replaced_and_no_rescue_hears_of_it(house: House) -> None:
