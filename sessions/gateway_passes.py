@@ -39,6 +39,9 @@ _BACK_OFF_S = (0.0, 1.0, 3.0, 9.0, 27.0)
 _ROOM_AGAIN_S = 5.0
 # A gateway that lived for less than this counts as one that failed when the next one's time is set.
 _SHORT_LIFE = timedelta(seconds=10)
+# At a gateway that is ready the desktop is there after two to four seconds. A session that takes one in its last
+# moments must not end for want of them: its machine would get the blame.
+_DESKTOP_TAKES = timedelta(seconds=30)
 # What nobody wants lives for 90 s at most: it may appear just after a sweep, and ECS may list it a while later.
 _SWEEP_EVERY = timedelta(seconds=30)
 _SWEEP_AGAIN = timedelta(seconds=10)  # after one that came to nothing
@@ -159,9 +162,11 @@ class GatewayPasses:
         session = gateway.session
         if session is None or not gateway_rows.takes_warm(session, but=gateway):
             return
+        now = self.now()
         with transaction.atomic():
-            if gateway_rows.exchange(gateway, attempt=session.attempts + 1, now=self.now()) is not None:
+            if gateway_rows.exchange(gateway, attempt=session.attempts + 1, now=now) is not None:
                 services.count_attempt(session)
+                services.allow_time(session, until=now + _DESKTOP_TAKES)
                 logger.info("Session %s takes a warm gateway, since its own is not ready yet.", session.pk)
 
     # --- steps -------------------------------------------------------------------------------------------------------

@@ -260,6 +260,12 @@ def keeper_came(session: SupportSession, *, now: datetime) -> None:
     waiting.update(gateway_due_at=now + timedelta(seconds=settings.MACHINE_GONE_S))
 
 
+def allow_time(session: SupportSession, *, until: datetime) -> None:
+    """A desktop that is on its way has until then at least; a deadline that is later stays."""
+    starting = SupportSession.objects.filter(pk=session.pk, state=State.STARTING, gateway_due_at__lt=until)
+    starting.update(gateway_due_at=until)
+
+
 def controllers_changed(session: SupportSession, *, present: bool, now: datetime) -> SupportSession:
     """ready ⇄ active, as an operator's first screen comes or the last one goes; other states stay as they are."""
     wanted, old = (State.ACTIVE, State.READY) if present else (State.READY, State.ACTIVE)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from pytest_django.fixtures import Settings
 
 from machines.models import Fleet
 from sessions import gateway_rows, keeper_rows, pool_rows, services
 from sessions.gateways.base import GatewayStatus
 from sessions.models import Gateway, SessionEvent, SupportSession
-from sessions.states import GatewayState, State
+from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.gateway_driver import Start
 from tests.sessions.pooling import House
@@ -179,6 +180,32 @@ def test_rescue_takes_the_one_that_is_ready_while_its_own_is_being_ordered(house
     house.work(1)
     own = session.gateways.get(attempt=1)
     assert own.state == GatewayState.STOPPED and str(own.pk) not in house.driver.alive
+
+
+def test_exchange_in_the_last_moment_leaves_time_for_the_desktop(house: House, settings: Settings) -> None:
+    house.driver.starts.append(Start.WAITING)
+    session = house.press()
+    house.worker.run_pass()
+    house.clock.tick(settings.GATEWAY_DEADLINE_S - 1)
+    _ready_one(house)
+    house.worker.run_pass()
+    assert house.of(session).claimed_at
+    house.clock.tick(29)
+    house.worker.run_pass()
+    assert fresh(session).is_open
+    house.clock.tick(1)
+    house.worker.run_pass()
+    assert fresh(session).end_reason == EndReason.MACHINE_UNREACHABLE
+
+
+def test_early_exchange_takes_no_time_away(house: House) -> None:
+    house.driver.starts.append(Start.WAITING)
+    session = house.press()
+    house.worker.run_pass()
+    due_at = fresh(session).gateway_due_at
+    _ready_one(house)
+    house.worker.run_pass()
+    assert house.of(session).claimed_at and fresh(session).gateway_due_at == due_at
 
 
 @pytest.mark.parametrize("meanwhile", [State.STARTING, State.READY, State.CLOSING])
