@@ -21,8 +21,9 @@ from sessions import gateway_rows, services
 from sessions.errors import SupportError
 from sessions.gateway_steps import LOOK_EVERY, Failure, GatewaySteps
 from sessions.gateways.base import GatewayDriver, GatewayError, StillStopping, get_driver
-from sessions.models import Gateway, SupportSession
+from sessions.models import Gateway, SessionEvent, SupportSession
 from sessions.passes import each, for_a_while
+from sessions.reach_passes import UNREACHABLE
 from sessions.states import LIVE_GATEWAY_STATES, OPEN_STATES, EndReason, GatewayState, State
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ class GatewayPasses:
             gateway = gateway_rows.want(session, driver=driver, attempt=attempt, due_at=due_at, now=now)
         if gateway is not None:
             services.count_attempt(session)
+            if gateway.born_warm and _is_about_gateway(session):
+                services.set_notice(session, "", now=now)
 
     def _beside_warm(self) -> QuerySet[Gateway]:
         """Those that are not ready yet, where a warm one of their fleet's is by now."""
@@ -167,6 +170,9 @@ class GatewayPasses:
             if gateway_rows.exchange(gateway, attempt=session.attempts + 1, now=now) is not None:
                 services.count_attempt(session)
                 services.allow_time(session, until=now + _DESKTOP_TAKES)
+                session.refresh_from_db(fields=["notice"])  # it may be news of a moment ago
+                if _is_about_gateway(session):
+                    services.set_notice(session, "", now=now)
                 logger.info("Session %s takes a warm gateway, since its own is not ready yet.", session.pk)
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -265,3 +271,12 @@ class GatewayPasses:
         except GatewayError as error:
             logger.error("Leftover gateway %s does not stop yet: %s", attempt_id, error.record)
             self._sweep_at = self.now() + _SWEEP_AGAIN
+
+
+def _is_about_gateway(session: SupportSession) -> bool:
+    """Whether a session's notice tells of a gateway that does not come: what is ready now makes it stale."""
+    if session.notice in (NO_ROOM, TRYING_AGAIN):
+        return True
+    # A driver's own words are a notice, too; those about a desktop or a login come with what they tell of.
+    said = SessionEvent.objects.filter(session=session, kind="notice", detail__notice=session.notice)
+    return session.notice not in ("", UNREACHABLE) and said.exists()

@@ -11,8 +11,10 @@ from pytest_django.fixtures import Settings
 
 from machines.models import Fleet
 from sessions import gateway_rows, keeper_rows, pool_rows, services
+from sessions.gateway_passes import LOST, NO_ROOM, TRYING_AGAIN
 from sessions.gateways.base import GatewayStatus
 from sessions.models import Gateway, SessionEvent, SupportSession
+from sessions.reach_passes import UNREACHABLE
 from sessions.states import EndReason, GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.gateway_driver import Start
@@ -196,6 +198,34 @@ def test_exchange_in_the_last_moment_leaves_time_for_the_desktop(house: House, s
     house.clock.tick(1)
     house.worker.run_pass()
     assert fresh(session).end_reason == EndReason.MACHINE_UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("notice", "stays"),
+    [("AWS has no room.", False), (NO_ROOM, False), (TRYING_AGAIN, False), (LOST, True), (UNREACHABLE, True)],
+)
+def test_what_was_said_of_a_gateway_is_taken_back_with_its_exchange(house: House, notice: str, stays: bool) -> None:
+    house.driver.starts.append(Start.WAITING)
+    session = house.press()
+    house.worker.run_pass()
+    if notice in (NO_ROOM, TRYING_AGAIN, LOST):
+        services.note_attempt(fresh(session), detail="No.", notice=notice, due_at=None, now=house.clock())
+    else:
+        services.set_notice(fresh(session), notice, now=house.clock())
+    _ready_one(house)
+    house.worker.run_pass()
+    assert house.of(session).claimed_at
+    assert fresh(session).notice == (notice if stays else "")
+
+
+def test_that_there_is_no_room_is_taken_back_with_the_claim_of_a_warm_one(house: House) -> None:
+    house.driver.starts.append(Start.NO_ROOM)
+    session = house.press()
+    house.worker.run_pass()
+    assert fresh(session).notice == NO_ROOM
+    _ready_one(house)
+    house.worker.run_pass()
+    assert house.of(session).claimed_at and fresh(session).notice == ""
 
 
 def test_early_exchange_takes_no_time_away(house: House) -> None:
