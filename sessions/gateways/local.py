@@ -37,8 +37,8 @@ _STOP_TIMEOUT_S = 10.0
 _PORTS_TRIED = 5
 # Where we are root, the first of these that exists runs guacd: what a hostile machine may take over is that (T5).
 _USERS = ("guacd", "_guacd", "nobody")
-# A core would hold the machine's login (T10).
-_WITHOUT_CORE_DUMP = ("/bin/sh", "-c", 'ulimit -c 0 && exec "$0" "$@"')
+# A core would hold the machine's login (T10). The mark tells guacd from the shell that it is for its first moment.
+_WITHOUT_CORE_DUMP = ("/bin/sh", "-c", 'export PORTAFILTER_BEGUN=1 && ulimit -c 0 && exec "$0" "$@"')
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
@@ -63,7 +63,7 @@ class LocalGateways:
             )
         deadline = time.monotonic() + _START_TIMEOUT_S
         for _ in range(_PORTS_TRIED):
-            leader, is_new = self._find_or_spawn(request.attempt_id)
+            leader, is_new = self._find_or_spawn(request.attempt_id, deadline)
             if leader is not None and self._wait_until_it_answers(leader, request.attempt_id, deadline):
                 if is_new:
                     self._check_rdp(leader)
@@ -113,7 +113,7 @@ class LocalGateways:
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
-    def _find_or_spawn(self, attempt_id: str) -> tuple[Process | None, bool]:
+    def _find_or_spawn(self, attempt_id: str, deadline: float) -> tuple[Process | None, bool]:
         """The attempt's guacd and whether it is new; None when a new one has ended already, its port being taken."""
         with self._exclusively():
             if leader := _leader(self._processes(attempt_id)):
@@ -145,22 +145,23 @@ class LocalGateways:
             except (OSError, subprocess.SubprocessError) as error:
                 raise GatewayError(f"guacd could not be started: {error}.") from error
             self._children[attempt_id] = child
-            return self._wait_until_seen(child, attempt_id), True
+            return self._wait_until_seen(child, attempt_id, deadline), True
 
-    def _wait_until_seen(self, child: subprocess.Popen[bytes], attempt_id: str) -> Process | None:
+    def _wait_until_seen(self, child: subprocess.Popen[bytes], attempt_id: str, deadline: float) -> Process | None:
         """The new guacd as others find it; None when it has ended already.
 
         While one program becomes another (execve) /proc shows no environment, for 15 ms on a busy computer: whoever
-        looked then would start a second guacd.
+        looked then would start a second guacd, or stop none.
         """
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if leader := _leader(self._processes(attempt_id)):
+        while child.poll() is None:
+            leader = _leader(self._processes(attempt_id))
+            if leader is not None and "PORTAFILTER_BEGUN" in leader.environment:
                 return leader
-            if child.poll() is not None:
-                return None
+            if time.monotonic() > deadline:
+                child.kill()
+                raise GatewayError(f"guacd did not begin within {_START_TIMEOUT_S:g} s.")
             time.sleep(0.002)
-        raise GatewayError(f"guacd did not begin within {_START_TIMEOUT_S:g} s.")
+        return None
 
     def _wait_until_it_answers(self, leader: Process, attempt_id: str, deadline: float) -> bool:
         """False when it ended by itself: most likely somebody else got its port."""

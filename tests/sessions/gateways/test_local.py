@@ -102,8 +102,8 @@ def test_guacd_gets_no_settings_of_ours(local: LocalGateways, monkeypatch: pytes
     request = new_request()
     local.start(request)
     process = _alone(request)
-    ours = {"PATH", "HOME", "LANG", "PORTAFILTER_GATEWAY", "PORTAFILTER_INSTALLATION", "PORTAFILTER_PORT"}
-    assert set(process.environment) <= ours | {"PWD"}
+    marks = {"PORTAFILTER_GATEWAY", "PORTAFILTER_INSTALLATION", "PORTAFILTER_PORT", "PORTAFILTER_BEGUN"}
+    assert set(process.environment) <= marks | {"PATH", "HOME", "LANG", "PWD"}
 
 
 def test_taken_port_costs_another_try(local: LocalGateways, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +180,20 @@ def test_guacd_that_proc_does_not_show_yet_is_not_started_twice(
     assert not hidden
     monkeypatch.undo()
     _alone(request)
+
+
+def test_nobody_else_comes_to_it_before_the_shell_has_become_guacd(
+    local: LocalGateways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell, option, script = local_module._WITHOUT_CORE_DUMP
+    monkeypatch.setattr(
+        local_module, "_WITHOUT_CORE_DUMP", (shell, option, script.replace("ulimit", "sleep 0.2; ulimit"))
+    )
+    request = new_request()
+    leader, is_new = local._find_or_spawn(request.attempt_id, time.monotonic() + 10)
+    assert leader is not None and is_new
+    assert "guacd" in os.readlink(f"/proc/{leader.pid}/exe")
+    local.stop(request.attempt_id, {})
 
 
 def test_other_installation_sees_and_touches_nothing(local: LocalGateways, settings: Settings) -> None:
