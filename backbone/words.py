@@ -13,7 +13,7 @@ _STAY = "Existing connections stay where they are until they end."
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that somebody should look at. `is_outage`: what comes there gets nowhere, unless it goes elsewhere."""
+    """Something that somebody should look at. `is_outage`: it is why what comes to a listener gets nowhere at all."""
 
     words: str
     is_outage: bool
@@ -49,15 +49,18 @@ def troubles(accelerator: Accelerator) -> list[Trouble]:
 
 def _of_endpoints(listener: Listener, group: EndpointGroup) -> Iterator[Trouble]:
     where = f"{listener.title} in {group.region}"
+    is_deaf = not any(map(_takes, listener.groups))
     if not group.endpoints:
         words = f"{where}: the group has no endpoint, so connections go elsewhere or nowhere."
-        yield Trouble(words, is_outage=True)
-    is_all = all(endpoint.health == "UNHEALTHY" for endpoint in group.endpoints)
+        yield Trouble(words, is_outage=is_deaf)
     for endpoint in group.endpoints:
         if endpoint.health == "UNHEALTHY":
             reason = f" AWS says: {endpoint.health_reason}." if endpoint.health_reason else ""
             words = f"{where}: {endpoint_name(endpoint.id)} is unhealthy.{reason} {asked(group, endpoint)}"
-            yield Trouble(words, is_outage=is_all)
+            yield Trouble(words, is_outage=is_deaf and endpoint.weight > 0)
+        elif endpoint.health != "HEALTHY":
+            words = f"{where}: {endpoint_name(endpoint.id)} has not been found healthy yet. {asked(group, endpoint)}"
+            yield Trouble(words, is_outage=False)
         if not endpoint.keeps_client_address:
             words = (
                 f"{where}: {endpoint_name(endpoint.id)} does not see from where people and machines come (client IP "
@@ -66,14 +69,19 @@ def _of_endpoints(listener: Listener, group: EndpointGroup) -> Iterator[Trouble]
             yield Trouble(words, is_outage=False)
     if group.endpoints and not any(endpoint.weight for endpoint in group.endpoints):
         words = f"{where}: every endpoint has the weight 0, so new connections go to another region or nowhere."
-        yield Trouble(words, is_outage=True)
+        yield Trouble(words, is_outage=is_deaf)
+
+
+def _takes(group: EndpointGroup) -> bool:
+    """Whether new connections that come to a group get somewhere, as far as AWS knows."""
+    return group.dial > 0 and any(one.weight > 0 and one.health != "UNHEALTHY" for one in group.endpoints)
 
 
 def _of_dial(listener: Listener, group: EndpointGroup) -> Iterator[Trouble]:
     """Somebody has turned it, for a reason that stands in the record."""
     if group.dial < 100:
         words = f"{listener.title} in {group.region}: the dial is at {shown(group.dial)}. {_left_over(listener, group)}"
-        yield Trouble(words, is_outage=False)
+        yield Trouble(words, is_outage=not group.dial and not any(map(_takes, listener.groups)))
 
 
 def _left_over(listener: Listener, group: EndpointGroup) -> str:
@@ -150,7 +158,7 @@ def _of_turning(listener: Listener, group: EndpointGroup, to: int) -> Iterator[s
 
 
 def _elsewhere(listener: Listener, group: EndpointGroup, *, rest: str) -> str:
-    others = sorted({one.region for one in listener.groups if one.arn != group.arn and one.dial > 0})
+    others = sorted({one.region for one in listener.groups if one.arn != group.arn and _takes(one)})
     if others:
         return f"{rest} go to {_and(others)}."
     return f"{rest} have no other region to go to: expect them to fail."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, transaction
 
 from backbone import words
-from backbone.accelerator import Accelerator, GlobalAccelerator
+from backbone.accelerator import Accelerator, Endpoint, EndpointGroup, GlobalAccelerator, Listener
 from backbone.models import AcceleratorReading, DialWish
 from backbone.passes import AcceleratorPasses
 from machines.aws import Aws
@@ -307,6 +308,41 @@ def test_troubles_say_what_is_wrong_and_where_to_look(aws: FakeGlobalAccelerator
         "the dial is at 0\N{NO-BREAK SPACE}%. New connections have no other region to go to",
     ):
         assert part in said, part
+
+
+_GROUP = EndpointGroup("g", "eu-west-1", 100.0, "HTTP", 8080, "/healthz", 10, 3, (), ())
+_DRAINED = (Endpoint("i-1", 0, "HEALTHY", "", True),)
+_SICK = (Endpoint("i-2", 128, "UNHEALTHY", "", True),)
+_WELL = (Endpoint("i-3", 128, "HEALTHY", "", True),)
+_NEW = (Endpoint("i-4", 128, "INITIAL", "", True),)
+_ELSEWHERE = replace(_GROUP, arn="h", region="us-east-1", endpoints=_WELL)
+
+
+@pytest.mark.parametrize(
+    ("groups", "outages"),
+    [
+        ([replace(_GROUP, endpoints=_WELL)], []),
+        ([replace(_GROUP, endpoints=_WELL, dial=0.0)], [True]),
+        ([replace(_GROUP, endpoints=_WELL, dial=0.0), _ELSEWHERE], [False]),
+        ([replace(_GROUP, endpoints=_WELL, dial=0.0), replace(_ELSEWHERE, endpoints=_SICK)], [True, True]),
+        ([replace(_GROUP, endpoints=_WELL, dial=50.0)], [False]),
+        ([replace(_GROUP, endpoints=_SICK, dial=50.0)], [True, False]),
+        ([replace(_GROUP, endpoints=_SICK + _DRAINED)], [True]),
+        ([replace(_GROUP, endpoints=_SICK + _WELL)], [False]),
+        ([replace(_GROUP, endpoints=_DRAINED)], [True]),
+        ([replace(_GROUP, endpoints=_DRAINED), _ELSEWHERE], [False]),
+        ([_GROUP], [True]),
+        ([_GROUP, _ELSEWHERE], [False]),
+        ([replace(_GROUP, endpoints=_NEW)], [False]),
+    ],
+)
+def test_outage_is_where_no_group_of_a_listener_takes_anything(
+    groups: list[EndpointGroup], outages: list[bool]
+) -> None:
+    listener = Listener("l", "UDP", ((1194, 1194),), "NONE", tuple(groups))
+    found = words.troubles(Accelerator("a", "portafilter", True, True, "", "", (), (listener,)))
+    assert [trouble.is_outage for trouble in found] == outages, found
+    assert not any("go to us-east-1" in trouble.words for trouble in found if trouble.is_outage), found
 
 
 # --- in the worker ----------------------------------------------------------------------------------------------------
