@@ -297,12 +297,14 @@ class EcsGateways:
             raise StillStopping("The gateway is still stopping.", record=f"Task {arn.rpartition('/')[2]} is {stage}.")
 
     def _has_lost_its_cluster(self, arn: str, error: AwsError, deadline: float) -> bool:
-        if error.code != NO_CLUSTER:
+        # Two calls more: begun late, they would outlive the lease, and another worker would stop it, too.
+        if error.code != NO_CLUSTER or time.monotonic() + _LOOK_S > deadline:
             return False
         try:
-            return self._calls.has_lost_its_cluster(arn, deadline=deadline)
-        except AwsError:
-            return False  # it cannot be told now: the next try asks again
+            return self._calls.has_lost_its_cluster(arn, deadline=deadline - CONNECT_S - ANSWER_S)
+        except AwsError as unknown:
+            logger.warning("Whether the cluster of %s has been deleted cannot be told: %s", arn, unknown)
+            return False
 
     def _tell_to_stop(self, arn: str, attempt_id: str, deadline: float) -> Task | None:
         """The task as StopTask answers; None for one that ECS does not know, or not yet."""

@@ -148,11 +148,12 @@ def test_cluster_that_is_unknown_here_may_live_elsewhere(
 
 
 def test_nothing_is_taken_for_stopped_while_aws_does_not_say_whose_cluster_that_is(
-    driver: EcsGateways, ecs: FakeEcs
+    driver: EcsGateways, ecs: FakeEcs, caplog: pytest.LogCaptureFixture
 ) -> None:
     ecs.will(Answer.LOST, "GetCallerIdentity", times=3)
     with pytest.raises(GatewayError):
         driver.stop(new_request().attempt_id, _task_of("former"))
+    assert "has been deleted cannot be told: sts:GetCallerIdentity" in caplog.text
     driver.stop(new_request().attempt_id, _task_of("former"))
     ecs.refused.clear()
 
