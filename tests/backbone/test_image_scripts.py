@@ -113,11 +113,17 @@ def test_openvpn_without_its_device_says_what_to_give_it(openvpn: Callable[..., 
 # --- healthy.py -------------------------------------------------------------------------------------------------------
 
 
+asked: list[str] = []
+
+
 class _Face(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         # As Django does for a name that is not its own.
         is_known = self.headers["Host"] == "portal.example.com"
-        self.send_response(200 if is_known and self.path == "/healthz" else 400)
+        asked.append(self.path)
+        # Its database is away.
+        status = {"/healthz?alive": 200, "/healthz": 503}.get(self.path, 400)
+        self.send_response(status if is_known else 400)
         self.end_headers()
 
     def log_message(self, format: str, *values: object) -> None:
@@ -134,13 +140,19 @@ def face() -> Iterator[int]:
         thread.join()
 
 
-def test_face_that_answers_under_its_own_name_is_well(face: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_face_that_serves_under_its_own_name_is_well_without_a_database(
+    face: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"http://127.0.0.1:{face}/healthz"
     monkeypatch.setenv("PUBLIC_ORIGINS", "https://portal.example.com,https://other.example.com")
-    assert healthy.check(url) == ""
-    assert "400" in healthy.check(url.replace("healthz", "nothing"))
+    asked.clear()
+    assert healthy.check("serving", url) == ""
+    # Asked how it is it logs that the database is away, which an alarm counts.
+    assert asked == ["/healthz?alive", "/healthz"]
+    assert healthy.check(url) == f"{url} answered 503, expected 200."
+    assert "400" in healthy.check("serving", url.replace("healthz", "nothing"))
     monkeypatch.setenv("PUBLIC_ORIGINS", "https://elsewhere.example.com")
-    assert healthy.check(url) == f"{url} answered 400, expected 200."
+    assert healthy.check("serving", url) == f"{url}?alive answered 400, expected 200."
     # The VPN's agent says 503 while OpenVPN is away, which another agent would not cure.
     assert healthy.check("answering", url) == ""
 
@@ -148,7 +160,7 @@ def test_face_that_answers_under_its_own_name_is_well(face: int, monkeypatch: py
 def test_face_that_does_not_answer_is_unwell() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}/healthz"
-    assert "did not answer" in healthy.check(url)
+    assert "did not answer" in healthy.check("serving", url)
     assert "did not answer" in healthy.check("answering", url)
 
 
@@ -164,7 +176,7 @@ def test_machines_face_is_well_while_openvpn_is_away(monkeypatch: pytest.MonkeyP
     assert healthy.check("machines") == "" and not asked
     monkeypatch.setenv("VPN_NETWORK", "127.64.0.0/10")
     assert healthy.check("machines") == "unwell"
-    assert asked == [f"http://{networks.server_address(ipaddress.ip_network('127.64.0.0/10'))}:8001/healthz"]
+    assert asked == [f"http://{networks.server_address(ipaddress.ip_network('127.64.0.0/10'))}:8001/healthz?alive"]
     monkeypatch.setenv("VPN_NETWORK", "everything")
     assert "found 'everything', expected an IPv4 network" in healthy.check("machines")
 

@@ -250,6 +250,20 @@ def test_browsers_come_over_tls_and_odd_headers_do_not() -> None:
     assert found["routing.http.xff_header_processing.mode"] == "append"
 
 
+def test_database_that_is_away_gets_no_portal_and_no_machines_face_replaced() -> None:
+    """F10: their replacements would have no database, either, and machines' long questions would end in nothing."""
+    (targets,) = of_type("app", "ElasticLoadBalancingV2::TargetGroup").values()
+    assert targets["HealthCheckPath"] == "/healthz?alive"  # tests/portal/test_health.py: asks no database
+    commands = {container["Name"]: container["HealthCheck"]["Command"] for stack, _, container in containers()
+                if stack in {"app", "private-api"}}  # fmt: skip
+    healthy = "backbone/images/portal/healthy.py"
+    assert commands["web"] == ["CMD", "python", healthy, "serving", "http://127.0.0.1:8000/healthz"]
+    assert commands["machines"] == ["CMD", "python", healthy, "machines"]
+    # Somebody hears of it all the same: the log of whom `serving` asks how it is.
+    lines = of_type("watch", "Logs::MetricFilter")["DatabaseAwayLines"]
+    assert "The database does not answer" in lines["FilterPattern"] and lines["LogGroupName"] == {"Ref": "AppLogGroup"}
+
+
 # --- what runs --------------------------------------------------------------------------------------------------------
 
 
