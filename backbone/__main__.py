@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--until", choices=stacks.STACKS, metavar="STACK", help="and those before it alone")
     which.add_argument("--only", nargs="+", choices=stacks.STACKS, metavar="STACK", help="these alone")
     deploy.add_argument("--dry-run", action="store_true", help="says what would change, and changes nothing")
+    words = "also where a change puts an accelerator's dials to 100 %% and its weights to 128 that stand elsewhere"
+    deploy.add_argument("--turn-dials-back", action="store_true", help=words)
     deploy.set_defaults(run=_deploy)
 
     status = kinds.add_parser("status", parents=[everywhere], help="says how stacks and services stand")
@@ -99,7 +101,9 @@ def _steps(asked: argparse.Namespace) -> list[stacks.Step]:
 def _deploy(asked: argparse.Namespace) -> None:
     told, steps = parameters.read(asked.parameters, asked.name), _steps(asked)
     parameters.check(told, steps)
-    _deployment(asked).run(steps, told, dry=asked.dry_run)
+    deployment = _deployment(asked)
+    deployment.may_turn_dials_back = asked.turn_dials_back
+    deployment.run(steps, told, dry=asked.dry_run)
 
 
 def _status(asked: argparse.Namespace) -> None:

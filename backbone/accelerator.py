@@ -130,12 +130,28 @@ class GlobalAccelerator:
             listeners=tuple(self._listeners(name, arn)),
         )
 
+    def group(self, arn: str) -> EndpointGroup:
+        """One group as it stands. Raises NotAsExpected when it is gone."""
+        try:
+            answer = self._aws.call(
+                "globalaccelerator",
+                "DescribeEndpointGroup",
+                about="the endpoint group",
+                setting=_SETTING,
+                EndpointGroupArn=arn,
+            )
+        except AwsError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            raise NotAsExpected("The endpoint group is not there any more. Nothing was changed.") from error
+        return _group_of(answer["EndpointGroup"])
+
     def turn_dial(self, group_arn: str, *, expected: float, to: float) -> bool:
         """Sets a group's dial to `to` percent if it is at `expected`; False: it was at `to` already.
 
         Raises NotAsExpected.
         """
-        group = self._group(group_arn)
+        group = self.group(group_arn)
         if group.dial == to:
             return False
         if group.dial != expected:
@@ -152,7 +168,7 @@ class GlobalAccelerator:
 
     def set_weight(self, group_arn: str, endpoint_id: str, *, expected: int, to: int) -> bool:
         """Sets an endpoint's weight likewise. AWS takes the group's endpoints as a whole: the others go as they are."""
-        group = self._group(group_arn)
+        group = self.group(group_arn)
         endpoint = next((one for one in group.endpoints if one.id == endpoint_id), None)
         if endpoint is None:
             raise NotAsExpected("The endpoint is not in its group any more. Nothing was changed.")
@@ -246,21 +262,6 @@ class GlobalAccelerator:
                 **page,
             ),
         )
-
-    def _group(self, arn: str) -> EndpointGroup:
-        try:
-            answer = self._aws.call(
-                "globalaccelerator",
-                "DescribeEndpointGroup",
-                about="the endpoint group",
-                setting=_SETTING,
-                EndpointGroupArn=arn,
-            )
-        except AwsError as error:
-            if error.kind is not Kind.NOT_FOUND:
-                raise
-            raise NotAsExpected("The endpoint group is not there any more. Nothing was changed.") from error
-        return _group_of(answer["EndpointGroup"])
 
 
 def _pages(field: str, ask: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:

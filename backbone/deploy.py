@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from backbone import app_secrets, migration, reaching, stacks, templates
+from backbone import accelerator, app_secrets, dials, migration, reaching, stacks, templates
 from backbone.parameters import Parameters
 from machines.aws import Aws, AwsError, Kind
 
@@ -38,6 +38,8 @@ class Cloud:
     def __init__(self, region: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.region = region
         self.aws = Aws(region, setting="--region", connect_s=5, answer_s=60)
+        patient = Aws(accelerator.REGION, setting="", connect_s=5, answer_s=60)
+        self.accelerators = accelerator.GlobalAccelerator(patient)
         self.sleep = sleep
 
     def again(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -53,13 +55,19 @@ class Cloud:
 
 
 class Deployment:
-    """One installation's stacks in one region."""
+    """One installation's stacks in one region.
 
-    def __init__(self, cloud: Cloud, installation: str, say: Say, *, poll_s: float = 5.0) -> None:
+    `may_turn_dials_back`: a change may undo what somebody turned at an accelerator; else it is not made.
+    """
+
+    def __init__(
+        self, cloud: Cloud, installation: str, say: Say, *, poll_s: float = 5.0, may_turn_dials_back: bool = False
+    ) -> None:
         self.cloud = cloud
         self.installation = installation
         self.say = say
         self.poll_s = poll_s
+        self.may_turn_dials_back = may_turn_dials_back
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -176,8 +184,11 @@ class Deployment:
         elif dry:
             for change in described.get("Changes") or []:
                 self.say(f"{stack}: would {_words_of(change['ResourceChange'])}")
+            for turned in self._turned(described):
+                self.say(f"{stack}: would turn back: {turned}.")
             self._forget_change_set(name, change_set)
         else:
+            self._keep_dials(change_set, stack, described)
             self.say(f"{stack}: {'changing' if there else 'making'} it.")
             there = self._execute(change_set, stack)
             self.say(f"{stack}: done.")
@@ -191,6 +202,25 @@ class Deployment:
                 StackName=name,
                 EnableTerminationProtection=True,
             )
+
+    def _keep_dials(self, change_set: str, stack: str, described: Mapping[str, Any]) -> None:
+        """Raises DeployError where the change would turn dials or weights back and nobody said that it may."""
+        if self.may_turn_dials_back:
+            return
+        turned = self._turned(described)
+        if turned:
+            self._forget_change_set(stacks.name_of(self.installation, stack), change_set)
+            raise DeployError(
+                f"{stack}: nothing was changed. {'; '.join(turned)}, and the change would turn that back (dials to "
+                "100\N{NO-BREAK SPACE}%, weights to 128). Turn it back under Global Accelerator in the admin, deploy, "
+                "and turn it again; or deploy with --turn-dials-back. The same command goes on from here."
+            )
+
+    def _turned(self, described: Mapping[str, Any]) -> list[str]:
+        changes = described.get("Changes") or []
+        answer = self.cloud.again(lambda: {"turned": dials.turned(changes, self.cloud.accelerators)})
+        turned: list[str] = answer["turned"]
+        return turned
 
     def _propose(
         self, change_set: str, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str]

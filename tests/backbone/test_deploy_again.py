@@ -197,6 +197,75 @@ def test_stack_that_is_left_out_and_goes_by_an_old_address_is_told(
     assert said == []
 
 
+GROUP = {
+    "EndpointGroupArn": "arn:group", "EndpointGroupRegion": "eu-west-1", "TrafficDialPercentage": 100.0,
+    "EndpointDescriptions": [{"EndpointId": "i-1", "Weight": 128}],
+}  # fmt: skip
+DRAINED = {"EndpointDescriptions": [{"EndpointId": "i-1", "Weight": 0}, {"EndpointId": "i-2", "Weight": 128}]}
+
+
+def edge_that_changes(monkeypatch: pytest.MonkeyPatch, said: list[str], group: Any, **change: str) -> Deployment:
+    """A deployment whose `edge` CloudFormation would change so, while its endpoint group stands so."""
+    amazon = Amazon(edge="UPDATE_COMPLETE")
+    done: dict[str, Any] = {}
+    amazon.answers = dict.fromkeys(("CreateChangeSet", "DeleteChangeSet", "ExecuteChangeSet"), lambda **_: done)
+    change = {
+        "Action": "Modify", "LogicalResourceId": "VpnOverUdpEndpoints", "PhysicalResourceId": "arn:group",
+        "ResourceType": "AWS::GlobalAccelerator::EndpointGroup", **change,
+    }  # fmt: skip
+    described = {"Status": "CREATE_COMPLETE", "Changes": [{"Type": "Resource", "ResourceChange": change}]}
+    amazon.answers["DescribeChangeSet"] = lambda **_: described
+    amazon.answers["DescribeEndpointGroup"] = group if callable(group) else lambda **_: {"EndpointGroup": group}
+    told = deployment(amazon, said, monkeypatch)
+    monkeypatch.setattr(told.cloud.accelerators, "_aws", amazon)
+    return told
+
+
+def calls_of(told: Deployment) -> list[str]:
+    amazon: Any = told.cloud.aws
+    return [name for name, _ in amazon.calls]
+
+
+@pytest.mark.parametrize(
+    ("turned", "words"),
+    [
+        ({"TrafficDialPercentage": 0.0}, "VpnOverUdpEndpoints: the dial of eu-west-1 is at 0\N{NO-BREAK SPACE}%"),
+        (DRAINED, "VpnOverUdpEndpoints: the weight of instance i-1 in eu-west-1 is 0, and"),
+    ],
+)
+def test_change_that_would_turn_a_dial_back_is_not_made_unasked(
+    turned: dict[str, Any], words: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = edge_that_changes(monkeypatch, said, GROUP | turned)
+    step = stacks.Step("edge")
+    with pytest.raises(DeployError) as caught:
+        told._change(step, told.describe("edge"), {}, dry=False)
+    assert words in str(caught.value) and "--turn-dials-back" in str(caught.value)
+    assert calls_of(told)[-1] == "DeleteChangeSet" and "ExecuteChangeSet" not in calls_of(told)
+    told._change(step, told.describe("edge"), {}, dry=True)
+    assert any(line.startswith("edge: would turn back: VpnOverUdpEndpoints: the") for line in said)
+    told.may_turn_dials_back = True
+    told._change(step, told.describe("edge"), {}, dry=False)
+    assert "ExecuteChangeSet" in calls_of(told)
+
+
+@pytest.mark.parametrize(
+    ("group", "change"),
+    [
+        (GROUP, {}),
+        (GROUP | DRAINED, {"Action": "Add", "PhysicalResourceId": ""}),
+        (GROUP | DRAINED, {"ResourceType": "AWS::CloudFront::Distribution"}),
+        (not_there, {}),
+    ],
+)
+def test_change_that_turns_nothing_back_is_made(
+    group: Any, change: dict[str, str], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = edge_that_changes(monkeypatch, said, group, **change)
+    told._change(stacks.Step("edge"), told.describe("edge"), {}, dry=False)
+    assert "ExecuteChangeSet" in calls_of(told) and said[-1] == "edge: done."
+
+
 # --- taking it down ---------------------------------------------------------------------------------------------------
 
 
