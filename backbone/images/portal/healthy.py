@@ -1,7 +1,7 @@
 """Is what runs in this container well? Ends with 0 if so, else with 1 and a sentence.
 
-    healthy.py serving http://…/healthz         a face answers `?alive`, `degraded`, `down` or not: a start cures none of
-                                                that. It is asked how it is, too, so that it says so in its log
+    healthy.py serving http://…/healthz         a face answers `?alive`, `degraded`, `down` or not: a start cures none
+                                                of that. It is asked how it is, too, so that it says so in its log
     healthy.py http://…                         it answers 200
     healthy.py answering http://…               anything is answered: a start would not cure what is said to be wrong
     healthy.py machines                         the machines' face does so at the server's address in VPN_NETWORK; while
