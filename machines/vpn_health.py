@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from machines.models import VpnAuthority, VpnIdentity
 from machines.vpn.base import has_vpn
-from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE
+from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE, SERVER_FILE, TCP_SERVER_FILE, loaded_certificate
 
 # The server's certificate is renewed this long before its end, so a warning of it means that this did not happen.
 SERVER_RENEWED_BEFORE = timedelta(days=120)
@@ -99,8 +99,8 @@ def _end_of_file(path: Path) -> datetime | None:
         return None
 
 
-def _end_of_written_certificate(path: Path) -> datetime | None:
-    """Until when the certificate that OpenVPN starts with is good; None as with the list."""
+def _end_of_certificate_file(path: Path) -> datetime | None:
+    """Until when a certificate in OpenVPN's folder is good; None as with the list."""
     try:
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
@@ -109,19 +109,38 @@ def _end_of_written_certificate(path: Path) -> datetime | None:
 
 def _of_authority(authority: VpnAuthority, now: datetime) -> list[str]:
     found = []
-    # A renewed one is in the rows long before OpenVPN has it: the file is what it starts with.
-    written_end = _end_of_written_certificate(settings.VPN_DIR / CERTIFICATE_FILE)
+    # A renewed one is in the rows long before it is in the file that OpenVPN starts with.
+    written_end = _end_of_certificate_file(settings.VPN_DIR / CERTIFICATE_FILE)
     server_end = min(end for end in (_end_of(authority.server_certificate), written_end) if end)
     # A month's grace: the renewal comes with the next start of the authorisation agent.
-    if server_end - now < SERVER_RENEWED_BEFORE - timedelta(days=30):
+    is_late = server_end - now < SERVER_RENEWED_BEFORE - timedelta(days=30)
+    if is_late:
         found.append(
             f"The VPN server's certificate {_ends(server_end, now)}. Renew it (manage.py make_vpn_authority), "
             "then start the authorisation agent and OpenVPN again."
         )
+    else:
+        found += _of_loaded(now)
     authority_end = _end_of(authority.certificate)
     if authority_end - now < _AUTHORITY_WARNED_BEFORE:
         found.append(
             f"The VPN authority {_ends(authority_end, now)}: by then every machine needs an identity of a new one."
+        )
+    return found
+
+
+def _of_loaded(now: datetime) -> list[str]:
+    """A renewed certificate is there, and an OpenVPN still runs with the one from before."""
+    ways = [(SERVER_FILE, False), *([(TCP_SERVER_FILE, True)] if settings.VPN_TCP_PORT is not None else [])]
+    found = []
+    for config, over_tcp in ways:
+        end = _end_of_certificate_file(loaded_certificate(settings.VPN_DIR, over_tcp=over_tcp))
+        if end is None or end - now >= SERVER_RENEWED_BEFORE - timedelta(days=30):
+            continue
+        then = "no machine joins it any more" if end <= now else "from then on no machine joins it"
+        found.append(
+            f"The certificate that the OpenVPN with {config} runs with {_ends(end, now)}: {then}. "
+            "A renewed one is there; start that OpenVPN again, at best while no rescue is open."
         )
     return found
 

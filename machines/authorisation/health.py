@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE
+from machines.vpn.profile import CRL_FILE, loaded_certificate
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Health:
         self._clock = clock
         self._files_at = float("-inf")
         self._files: dict[str, str] = {}
+        self._tcp_certificate = ""
 
     @property
     def has_tcp(self) -> bool:
@@ -70,16 +71,23 @@ class Health:
             self._files_at = clock
             self._files = {
                 "revocations": self._until(_end_of_list, self._folder / CRL_FILE),
-                "certificate": self._until(_end_of_certificate, self._folder / CERTIFICATE_FILE),
+                "certificate": self._certificate(over_tcp=False),
             }
+            self._tcp_certificate = self._certificate(over_tcp=True) if self.has_tcp else ""
         # It starts again within a second or two: load balancers want several failures in a row.
         parts = {"openvpn": "ok" if self._is_answering() else "away", **self._files}
+        if over_tcp:
+            parts["certificate"] = self._tcp_certificate
         if self._is_answering_tcp is not None:
             parts["openvpn_tcp"] = "ok" if self._is_answering_tcp() else "away"
         # The other way in is said, and does not count.
         ignored = "openvpn" if over_tcp else "openvpn_tcp"
         is_well = all(word == "ok" for name, word in parts.items() if name != ignored)
         return is_well, {"status": "ok" if is_well else "down", **parts}
+
+    def _certificate(self, *, over_tcp: bool) -> str:
+        """Of the certificate that this OpenVPN runs with: a renewed one in its file helps nobody before its start."""
+        return self._until(_end_of_certificate, loaded_certificate(self._folder, over_tcp=over_tcp))
 
     def _until(self, end_of: Callable[[Path], datetime], path: Path) -> str:
         """OpenVPN admits nobody with a list or a certificate that has ended."""

@@ -68,7 +68,8 @@ class ServerFiles:
         }
         files.ensure_folder(self.folder)
         if settings.VPN_TCP_PORT is None:
-            (self.folder / profile.TCP_SERVER_FILE).unlink(missing_ok=True)
+            for name in (profile.TCP_SERVER_FILE, profile.TCP_LOADED_FILE):
+                (self.folder / name).unlink(missing_ok=True)
         else:
             second = replace(
                 config, device=networks.tcp_device(config.device), port=settings.VPN_TCP_PORT, protocol="tcp"

@@ -77,6 +77,16 @@ CRL_FILE = "crl.pem"
 CLIENTS_FOLDER = "ccd"
 MANAGEMENT_SOCKET = "management.sock"
 TCP_MANAGEMENT_SOCKET = "management-tcp.sock"
+# The certificates that the first and the second OpenVPN run with. OpenVPN reads its own when it starts and never again,
+# so whoever starts it copies CERTIFICATE_FILE to this name just before (openvpn.sh does).
+LOADED_FILE = "loaded.crt"
+TCP_LOADED_FILE = "loaded-tcp.crt"
+
+
+def loaded_certificate(folder: Path, *, over_tcp: bool = False) -> Path:
+    """Where the certificate is that OpenVPN runs with; that which it starts with where nobody wrote the first down."""
+    loaded = folder / (TCP_LOADED_FILE if over_tcp else LOADED_FILE)
+    return loaded if loaded.exists() else folder / CERTIFICATE_FILE
 
 
 def client_profile(profile: ClientProfile) -> str:

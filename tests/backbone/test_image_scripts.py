@@ -95,6 +95,31 @@ def test_openvpn_waits_for_an_agent_that_starts_later(
     assert said.strip() == f"openvpn --config {tmp_path}/vpn/server-tcp.conf"
 
 
+def test_openvpns_certificate_is_written_down_as_it_starts_with_it(
+    openvpn: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "vpn"
+    _write(folder, [*NEEDED, "server-tcp.conf"])
+    for name, loaded in (("server.conf", profile.LOADED_FILE), ("server-tcp.conf", profile.TCP_LOADED_FILE)):
+        for certificate in ("first", "renewed"):
+            (folder / profile.CERTIFICATE_FILE).write_text(certificate)
+            with openvpn(name) as process:
+                assert process.communicate(timeout=10) == (f"openvpn --config {folder}/{name}\n", "")
+            assert (folder / loaded).read_text() == certificate
+    assert not list(folder.glob(".*"))
+
+
+def test_openvpn_starts_although_its_certificate_cannot_be_written_down(
+    openvpn: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    _write(tmp_path / "vpn", NEEDED)
+    (tmp_path / "vpn" / f".{profile.LOADED_FILE}.new").mkdir()
+    (tmp_path / "vpn" / f".{profile.LOADED_FILE}.new" / profile.CERTIFICATE_FILE).mkdir()
+    with openvpn() as process:
+        said, words = process.communicate(timeout=10)
+    assert said == f"openvpn --config {tmp_path}/vpn/server.conf\n" and "nobody is told when" in words
+
+
 @pytest.mark.parametrize("name", ["../server.conf", "/etc/passwd", ".hidden"])
 def test_openvpn_takes_no_configuration_from_elsewhere(
     openvpn: Callable[..., subprocess.Popen[str]], name: str

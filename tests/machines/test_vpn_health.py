@@ -108,6 +108,31 @@ def test_renewed_certificate_that_openvpn_does_not_have_yet_is_said(vpn: Setting
     assert identities.health(NOW + 740 * DAY) == []
 
 
+def test_renewed_certificate_that_a_running_openvpn_has_not_read_is_said(vpn: Settings) -> None:
+    """Rows and files are renewed with the agent's start, and OpenVPN has what it read when it started itself."""
+    old = identities.ensure_authority(now=NOW).server_certificate
+    renewed = identities.ensure_authority(now=NOW + 710 * DAY).server_certificate
+    (vpn.VPN_DIR / "server.crt").write_text(renewed)
+    (vpn.VPN_DIR / "loaded.crt").write_text(old)
+    (vpn.VPN_DIR / "loaded-tcp.crt").write_text(old)
+    identities.crl_pem(now=NOW + 710 * DAY)
+    assert identities.health(NOW + 710 * DAY) == []
+    identities.crl_pem(now=NOW + 740 * DAY)
+    (soon,) = identities.server_health(NOW + 740 * DAY)
+    assert soon == (
+        "The certificate that the OpenVPN with server.conf runs with ends on 2029-02-25: from then on no machine "
+        "joins it. A renewed one is there; start that OpenVPN again, at best while no rescue is open."
+    )
+    identities.crl_pem(now=NOW + 826 * DAY)
+    (ended,) = identities.server_health(NOW + 826 * DAY)
+    assert "server.conf runs with ended on 2029-02-25: no machine joins it any more" in ended
+    vpn.VPN_TCP_PORT = 443
+    assert "server-tcp.conf runs with ended" in identities.server_health(NOW + 826 * DAY)[-1]
+    for name in ("loaded.crt", "loaded-tcp.crt"):
+        (vpn.VPN_DIR / name).write_text(renewed)
+    assert identities.server_health(NOW + 826 * DAY) == []
+
+
 def test_admin_says_it_to_whoever_looks_at_the_authority() -> None:
     identities.ensure_authority(now=NOW)
     VpnAuthority.objects.update(crl_next_update=NOW - 365 * DAY)

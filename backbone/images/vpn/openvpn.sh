@@ -42,4 +42,16 @@ while lacking=$(lacks); do
     fi
     sleep 1
 done
+
+# OpenVPN reads its certificate now and never again: whoever asks until when it is good must look at this one, as the
+# agent renews the other. A certificate that changes between here and there is told of too early, never too late.
+case $name in
+    server.conf) loaded=loaded.crt ;;
+    server-tcp.conf) loaded=loaded-tcp.crt ;;
+    *) loaded= ;;
+esac
+if [ -n "$loaded" ]; then
+    { cp -f "$VPN_DIR/server.crt" "$VPN_DIR/.$loaded.new" && mv -f "$VPN_DIR/.$loaded.new" "$VPN_DIR/$loaded"; } ||
+        echo "openvpn.sh: cannot write $VPN_DIR/$loaded; nobody is told when OpenVPN's certificate ends" >&2
+fi
 exec openvpn --config "$VPN_DIR/$name"

@@ -187,8 +187,9 @@ class Bed:
         )
 
     def _start_openvpn(self, name: str, file: str, *, log: str) -> Service:
-        command = ["openvpn", "--config", str(self.vpn_dir / file)]
-        made = self.service(name, command, log=log, namespace=self.server)
+        command = [str(ROOT / "backbone" / "images" / "vpn" / "openvpn.sh"), file]
+        values = {**self.values, "VPN_DIR": str(self.vpn_dir)}
+        made = self.service(name, command, log=log, namespace=self.server, values=values)
         made.wait_until(lambda: made.has_said("Initialization Sequence Completed"), what="it is up", within_s=_START_S)
         return made
 

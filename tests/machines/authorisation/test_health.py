@@ -17,7 +17,7 @@ import pytest
 from machines.authorisation import health as module
 from machines.authorisation.health import Health, HealthServer
 from machines.vpn import pki
-from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE
+from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE, LOADED_FILE, TCP_LOADED_FILE
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -104,6 +104,31 @@ def test_each_of_two_ways_in_is_asked_for_by_itself(tmp_path: Path) -> None:
         assert host.ask("/healthz/tcp")[0] == 503
         host.is_answering, host.is_answering_tcp = False, True
         assert host.ask()[0] == 503 and host.ask("/healthz/tcp")[0] == 200
+    finally:
+        host.server.stop()
+
+
+def test_certificate_counts_that_the_running_openvpn_has_read(tmp_path: Path) -> None:
+    host = Host(tmp_path, has_tcp=True)
+    authority = pki.make_authority(now=NOW, life=timedelta(days=400))
+
+    def load(name: str, days: int) -> None:
+        certificate = pki.issue(
+            authority, pki.new_key().public_key(), name=pki.SERVER_NAME, now=NOW, life=timedelta(days=days)
+        )
+        (tmp_path / name).write_text(pki.certificate_pem(certificate))
+
+    try:
+        load(LOADED_FILE, 20)
+        load(TCP_LOADED_FILE, 10)
+        host.now = NOW + timedelta(days=15)
+        assert host.ask()[0] == 200
+        assert host.ask("/healthz/tcp")[1]["certificate"] == "ended"
+        host.now = NOW + timedelta(days=25)
+        assert (host.ask()[0], host.ask()[1]["certificate"]) == (503, "ended")
+        load(LOADED_FILE, 90)  # it has started again
+        host.now += timedelta(seconds=2)
+        assert host.ask()[0] == 200
     finally:
         host.server.stop()
 
