@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count, Exists, Max, Q, QuerySet
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from sessions import bell
@@ -213,7 +213,7 @@ def make_room(gateway: Gateway, *, takes_warm: bool, now: datetime) -> Gateway |
         )
     )
     with transaction.atomic():
-        waits = Exists(SupportSession.objects.filter(pk=gateway.session_id, state=State.STARTING))
+        waits = Exists(SupportSession.objects.filter(pk=OuterRef("session"), state=State.STARTING))
         own = Gateway.objects.filter(waits, pk=gateway.pk, state=GatewayState.STARTING, made_room_at=None)
         noted = own.update(made_room_at=made_room_at or now)
         if made_room_at or not noted:
