@@ -60,6 +60,18 @@ def test_accelerators_have_the_names_that_the_portal_looks_for() -> None:
     assert "'Fn::Sub': '${Name},${Name}-portal'" in app
 
 
+def test_way_to_the_portal_can_be_changed_under_its_name() -> None:
+    """CloudFormation makes the new record first, and Route 53 takes one of a name and type."""
+    records = of_type(STACK, "Route53::RecordSet")
+    names = [(one["Name"]["Ref"], one["Type"]) for one in records.values()]
+    assert len(set(names)) == len(names) and ("PortalHostName", "A") in names
+    condition, cloudfront, accelerator = records["PortalRecord"]["AliasTarget"]["Fn::If"]
+    assert condition == "ByCloudFront"
+    assert cloudfront["DNSName"] == {"Fn::GetAtt": ["Distribution", "DomainName"]}
+    assert accelerator["DNSName"] == {"Fn::GetAtt": ["PortalAccelerator", "DnsName"]}
+    assert accelerator["HostedZoneId"] == records["VpnRecord"]["AliasTarget"]["HostedZoneId"]
+
+
 def test_cloudfront_keeps_nothing_but_static_files_and_passes_everything_on() -> None:
     (distribution,) = of_type(STACK, "CloudFront::Distribution").values()
     config = distribution["DistributionConfig"]
