@@ -286,6 +286,17 @@ def test_gateways_computers_give_tasks_no_role_and_a_tun_device() -> None:
     assert (group["ManagedScaling"]["Status"], group["ManagedTerminationProtection"]) == ("ENABLED", "ENABLED")
 
 
+def test_gateway_that_was_taken_over_starves_no_other() -> None:
+    """T5: guacd parses whatever a machine sends. Its processes, memory and processors are its own."""
+    (launch,) = of_type("gateways", "EC2::LaunchTemplate").values()
+    script = launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"]
+    assert "\nECS_TASK_PIDS_LIMIT=256\n" in script
+    for task in of_type("gateways", "ECS::TaskDefinition").values():
+        assert all(container["Memory"] <= 1024 for container in task["ContainerDefinitions"])
+        # All are placed by it, too: a c6i.large has 2048, and interfaces for ten.
+        assert sum(container["Cpu"] for container in task["ContainerDefinitions"]) == 128
+
+
 def test_services_of_one_image_have_one_environment() -> None:
     def told(name: str) -> tuple[dict[str, Any], Any]:
         container = of_type("app", "ECS::TaskDefinition")[name]["ContainerDefinitions"][0]
