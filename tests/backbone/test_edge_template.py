@@ -118,6 +118,18 @@ def test_machines_that_enrol_need_not_say_what_program_they_are() -> None:
     assert {"Name": "NoUserAgent_HEADER", "ActionToUse": {"Count": {}}} in counted
 
 
+@pytest.mark.parametrize(
+    "rule",
+    ["CrossSiteScripting_BODY", "GenericRFI_BODY", "GenericLFI_BODY", "EC2MetaDataSSRF_BODY",
+     "RestrictedExtensions_QUERYARGUMENTS"],
+)  # fmt: skip
+def test_people_may_write_and_look_for_whatever_words_they_have(rule: str) -> None:
+    (firewall,) = of_type(STACK, "WAFv2::WebACL").values()
+    common = next(one for one in firewall["Rules"] if one.get("Name") == "common-attacks")["Statement"]
+    counted = common["ManagedRuleGroupStatement"]["RuleActionOverrides"]
+    assert {"Name": rule, "ActionToUse": {"Count": {}}} in counted
+
+
 def test_limit_counts_whom_the_function_names_and_nobody_else() -> None:
     (firewall,) = of_type(STACK, "WAFv2::WebACL").values()
     limit = next(one for one in firewall["Rules"] if one.get("Name") == "not-too-many")["Statement"][
