@@ -198,7 +198,8 @@ def test_settings_take_the_environment_of_each_task(stack: str, tmp_path: Path) 
 
 def test_vpns_computer_is_closed_where_it_can_be() -> None:
     (computer,) = of_type("vpn", "EC2::Instance").values()
-    assert computer["SourceDestCheck"] is False and computer["SecurityGroupIds"] == [{"Ref": "VpnSecurityGroup"}]
+    assert computer["SourceDestCheck"] == {"Fn::If": ["IsRouted", False, True]}
+    assert computer["SecurityGroupIds"] == [{"Ref": "VpnSecurityGroup"}]
     assert "KeyName" not in computer
     ((_, launch),) = of_type("vpn", "EC2::LaunchTemplate").items()
     data = launch["LaunchTemplateData"]
