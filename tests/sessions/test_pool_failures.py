@@ -34,7 +34,7 @@ def test_what_fails_is_tried_ever_more_seldom_one_at_a_time_for_all_fleets(house
     assert fresh(session).end_reason is None or fresh(session).end_reason == EndReason.GATEWAY_FAILED
     assert SessionEvent.objects.filter(session=session, kind="attempt_failed").exists(), "it tried by itself"
     house.driver.starts.clear()
-    house.stoke(40, every_s=10)
+    house.stoke(45, every_s=10)
     assert (len(house.warm()), len(house.warm(of="South"))) == (3, 3), "as soon as one is good, all come"
 
 
