@@ -1,8 +1,7 @@
-"""Whether a gateway could start on ECS: its cluster and computers, its task definition, its network, its news."""
+"""Whether a gateway could start on ECS: its cluster and computers, its task definition, its network."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,12 +11,12 @@ from django.conf import settings
 from machines.aws import AwsError
 from portal.doctor.cloud import Cloud, uses_ecs
 from portal.doctor.findings import Check, Finding, attention, ok, wrong
+from portal.doctor.gateway_events import events
 from sessions.gateways import door, probe
 
 _GUACD_PORT = 4822
 _NEEDED_GUACD = (1, 6)
 _FEW_ADDRESSES = 8
-_MANY_EVENTS = 200
 _VPN_ROLE = ("portafilter.role", "vpn")
 _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PRIVATE|TOKEN|CREDENTIAL|_KEY\b|_KEYS\b")
 
@@ -292,55 +291,3 @@ def _is_for(rule: Mapping[str, Any], port: int) -> bool:
 def _is_for_everybody(rule: Mapping[str, Any]) -> bool:
     ranges = [one.get("CidrIp") for one in rule.get("IpRanges") or []]
     return bool({"0.0.0.0/0", "::/0"} & {*ranges, *(one.get("CidrIpv6") for one in rule.get("Ipv6Ranges") or [])})
-
-
-# --- the news of tasks ------------------------------------------------------------------------------------------------
-
-
-def events(cloud: Cloud) -> Iterator[Finding]:
-    """The queue is there, EventBridge may fill it and does, and somebody reads it."""
-    about: dict[str, Any] = {"about": "the queue of events", "setting": "ECS_EVENTS_QUEUE"}
-    url = settings.ECS_EVENTS_QUEUE
-    answer = cloud.aws.call("sqs", "GetQueueAttributes", **about, QueueUrl=url, AttributeNames=["All"])
-    attributes = answer.get("Attributes") or {}
-    faults = [*_faults_of_filling(cloud, attributes)]
-    waiting = int(attributes.get("ApproximateNumberOfMessages") or 0)
-    if waiting > _MANY_EVENTS:
-        faults.append(attention(f"{waiting} events wait in ECS_EVENTS_QUEUE: nobody reads it. Is a worker running?"))
-    yield from faults
-    if not faults:
-        yield ok("The queue of events is there, EventBridge fills it, and it is read.")
-
-
-def _faults_of_filling(cloud: Cloud, attributes: Mapping[str, Any]) -> Iterator[Finding]:
-    if not _lets_in_eventbridge(str(attributes.get("Policy") or "")):
-        yield wrong(
-            "ECS_EVENTS_QUEUE: its policy does not let events.amazonaws.com send to it (sqs:SendMessage). "
-            "Deploy the stack notify again."
-        )
-    arn = str(attributes.get("QueueArn") or "")
-    about: dict[str, Any] = {"about": "the queue of events", "setting": "ECS_EVENTS_QUEUE"}
-    try:
-        rules = cloud.aws.call("events", "ListRuleNamesByTarget", **about, TargetArn=arn).get("RuleNames")
-    except AwsError as error:
-        yield attention(f"{error} Without it nobody can say whether a rule of EventBridge fills the queue.")
-        return
-    if not rules:
-        yield wrong(
-            "ECS_EVENTS_QUEUE: no rule of EventBridge puts events into it, so the API is asked instead. "
-            "Deploy the stack notify again."
-        )
-
-
-def _lets_in_eventbridge(policy: str) -> bool:
-    try:
-        statements = json.loads(policy or "{}").get("Statement") or []
-    except (ValueError, AttributeError):
-        return False
-    statements = statements if isinstance(statements, list) else [statements]
-    for one in statements:
-        principal = one.get("Principal") if isinstance(one, dict) else None
-        services = principal.get("Service") if isinstance(principal, dict) else principal
-        if one.get("Effect") == "Allow" and ("events.amazonaws.com" in (services or "") or services == "*"):
-            return True
-    return False

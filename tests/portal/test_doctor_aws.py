@@ -18,7 +18,7 @@ from pytest_django.fixtures import Settings
 from backbone.accelerator import Accelerator, AcceleratorMissing, Endpoint, EndpointGroup, Listener
 from machines.aws import Aws, AwsError, Kind
 from portal.doctor import cloud as cloud_checks
-from portal.doctor import gateways, messages, things
+from portal.doctor import gateway_events, gateways, messages, things
 from portal.doctor.cloud import Cloud, Identity
 from portal.doctor.findings import Finding, Verdict
 from tests.portal.findings import lines, only, said
@@ -165,7 +165,7 @@ LOOKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
     "task definition": gateways.task_definition,
     "subnets": gateways.subnets,
     "security groups": gateways.security_groups,
-    "events": gateways.events,
+    "events": gateway_events.events,
     "topic": messages.topic,
     "iot core": things.iot_core,
 }
@@ -297,18 +297,20 @@ def test_clock_is_compared_with_aws(deployed: Deployed, aws_cloud: Cloud, monkey
 
 
 class Refusing(Aws):
-    """AWS that forbids some calls, and has nothing of what the others ask for."""
+    """AWS that forbids some calls, and has nothing of what the others ask for, or answers them as `answers` says."""
 
     def __init__(self, *forbidden: str) -> None:
         super().__init__(REGION)
         self.forbidden, self.called = forbidden, list[str]()
+        self.answers = {"sqs:DeleteMessage": (Kind.REFUSED, "ReceiptHandleIsInvalid")}
 
     def call(self, service: str, name: str, /, *, about: str, setting: object, **arguments: Any) -> dict[str, Any]:
         action = f"{service}:{name}"
         self.called.append(action)
         if action in self.forbidden:
             raise AwsError(f"{action}: Allow {action} on {about}.", kind=Kind.FORBIDDEN)
-        raise AwsError(f"{action}: nothing there", kind=Kind.NOT_FOUND)
+        kind, code = self.answers.get(action, (Kind.NOT_FOUND, ""))
+        raise AwsError(f"{action}: nothing there", kind=kind, code=code)
 
 
 def test_permission_that_the_worker_lacks_is_named_by_a_call_that_changes_nothing(
@@ -327,6 +329,27 @@ def test_permission_that_the_worker_lacks_is_named_by_a_call_that_changes_nothin
     )
     refusing.forbidden = ()
     assert only(cloud_checks.permissions(asked)).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "code"),
+    [
+        ("sqs:DeleteMessage", Kind.NOT_FOUND, "AWS.SimpleQueueService.NonExistentQueue"),
+        ("ecs:ListTasks", Kind.TIMEOUT, ""),
+        ("ecs:DescribeTasks", Kind.THROTTLED, "ThrottlingException"),
+        ("iot:DescribeThing", Kind.REFUSED, "OptInRequired"),
+    ],
+)
+def test_answer_that_says_nothing_of_a_permission_is_not_taken_for_one(
+    deployed: Deployed, settings: Settings, action: str, kind: Kind, code: str
+) -> None:
+    settings.AWS_REGION = REGION
+    asked = Cloud()
+    asked._who = Identity("arn:aws:sts::1:assumed-role/worker/1", 0.0)
+    asked.aws = refusing = Refusing()
+    refusing.answers[action] = (kind, code)
+    found = only(cloud_checks.permissions(asked))
+    assert found.verdict is Verdict.ATTENTION and found.words.startswith(action) and "is not known" in found.words
 
 
 def test_what_only_the_doctor_may_not_see_is_for_attention(deployed: Deployed) -> None:
@@ -379,6 +402,23 @@ def _subnets(*free: int, zones: str = "ab") -> dict[str, Any]:
     return {"ec2:DescribeSubnets": {"Subnets": found}}
 
 
+_TO_SEND: dict[str, Any] = {
+    "Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage",
+}  # fmt: skip
+_OVER_TLS_ALONE: dict[str, Any] = {
+    "Effect": "Deny", "Principal": "*", "Action": "sqs:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+}  # fmt: skip
+
+
+def _events(*statements: dict[str, Any], state: str = "ENABLED") -> dict[str, Any]:
+    policy = json.dumps({"Statement": statements or [_TO_SEND]})
+    return {
+        "sqs:GetQueueAttributes": {"Attributes": {"Policy": policy, "ApproximateNumberOfMessages": "3"}},
+        "events:ListRuleNamesByTarget": {"RuleNames": ["gateways"]},
+        "events:DescribeRule": {"State": state},
+    }
+
+
 @pytest.mark.parametrize(
     ("look", "given", "verdict", "words"),
     [
@@ -405,6 +445,18 @@ def _subnets(*free: int, zones: str = "ab") -> dict[str, Any]:
         ("text messages", {"sns:GetSMSSandboxAccountStatus": {},
                            "sns:GetSMSAttributes": {"attributes": {"MonthlySpendLimit": "50"}}}, "ok",
          "may cost 50 USD a month"),
+        ("events", _events(), "ok", "a rule of EventBridge that is on fills it, and 3 wait in it."),
+        ("events", _events(_TO_SEND, _OVER_TLS_ALONE), "ok", "that is on fills it"),
+        ("events", _events(_TO_SEND | {"Action": ["sqs:*"], "Principal": "*"}), "ok", "that is on fills it"),
+        ("events", _events(state="DISABLED"), "wrong", "what puts events into it is off (gateways)"),
+        ("events", _events(_TO_SEND | {"Action": "sqs:ReceiveMessage"}), "wrong", "does not let events.amazonaws.com"),
+        ("events", _events(_TO_SEND | {"Principal": {"Service": "notevents.amazonaws.com"}}), "wrong", "does not let"),
+        ("events", _events(_TO_SEND, _TO_SEND | {"Effect": "Deny", "Principal": "*"}), "wrong",
+         "its policy denies events.amazonaws.com to send"),
+        ("events", _events(_TO_SEND, _OVER_TLS_ALONE | {"Condition": {"IpAddress": {"aws:SourceIp": "::/0"}}}),
+         "attention", "on a condition that is not weighed here"),
+        ("events", _events() | {"events:DescribeRule": AwsError("events:DescribeRule: no", kind=Kind.FORBIDDEN)},
+         "attention", "nobody can say whether a rule of EventBridge fills the queue"),
         ("iot core", {"iot:DescribeThingType": {"thingTypeMetadata": {"deprecated": True}}, "iot:DescribeEndpoint": {}},
          "wrong", "is deprecated"),
     ],
