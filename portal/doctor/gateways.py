@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +18,12 @@ from sessions.gateways import door, probe
 _GUACD_PORT = 4822
 _NEEDED_GUACD = (1, 6)
 _FEW_ADDRESSES = 8
+# Nobody comes from these over the Internet (RFC 1918, 6598, 4193).
+_PRIVATE = [
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+]
+_EVERYBODY = {"0.0.0.0/0", "::/0"}
 _VPN_ROLE = ("portafilter.role", "vpn")
 _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PRIVATE|TOKEN|CREDENTIAL|_KEY\b|_KEYS\b")
 
@@ -235,7 +242,10 @@ def subnets(cloud: Cloud) -> Iterator[Finding]:
 
 
 def security_groups(cloud: Cloud) -> Iterator[Finding]:
-    """There, in the subnets' VPC, open for guacd to somebody and not to everybody."""
+    """There, in the subnets' VPC, open for guacd to somebody and to nobody on the Internet.
+
+    Which groups the worker and the keepers are in is not known here, so whether it is them is left to who reads.
+    """
     wanted = settings.ECS_SECURITY_GROUPS
     answer = cloud.aws.call(
         "ec2", "DescribeSecurityGroups", about=", ".join(wanted), setting="ECS_SECURITY_GROUPS", GroupIds=list(wanted)
@@ -244,7 +254,11 @@ def security_groups(cloud: Cloud) -> Iterator[Finding]:
     faults = [*_foreign_groups(cloud, found), *_ports(found)]
     yield from faults
     if not faults:
-        yield ok(f"{len(found)} security groups let the worker and the keepers to guacd, and not everybody.")
+        let_in = sorted({source for rule in _rules(found) for source in _sources(rule) if _is_for_any(rule)})
+        yield ok(
+            f"{len(found)} security groups let nobody on the Internet to guacd, but {', '.join(let_in)}. The worker "
+            "and the keepers must be among these."
+        )
 
 
 def _foreign_groups(cloud: Cloud, found: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -268,18 +282,35 @@ def _foreign_groups(cloud: Cloud, found: list[dict[str, Any]]) -> Iterator[Findi
 
 
 def _ports(found: list[dict[str, Any]]) -> Iterator[Finding]:
-    rules = [rule for group in found for rule in group.get("IpPermissions") or []]
-    for port in (_GUACD_PORT, *([door.PORT] if settings.ECS_NETWORK == "tunnel" else [])):
-        fitting = [rule for rule in rules if _is_for(rule, port)]
-        if not fitting:
+    for port in _needed_ports():
+        sources = [source for rule in _rules(found) if _is_for(rule, port) for source in _sources(rule)]
+        if not sources:
             yield wrong(
                 f"ECS_SECURITY_GROUPS: nothing may come in at port {port}. Let the worker's and the keepers' group in."
             )
-        if any(_is_for_everybody(rule) for rule in fitting):
+        if public := sorted({source for source in sources if _is_public(source)}):
+            whom = "everybody" if _EVERYBODY & set(public) else f"the Internet ({', '.join(public)})"
             yield wrong(
-                f"ECS_SECURITY_GROUPS: port {port} is open to everybody, and asks nobody who they are. Let the "
+                f"ECS_SECURITY_GROUPS: port {port} is open to {whom}, and asks nobody who they are. Let the "
                 "worker's and the keepers' group in, and nobody else."
             )
+        if lists := sorted({source for source in sources if source.startswith("pl-")}):
+            yield attention(
+                f"ECS_SECURITY_GROUPS: port {port} is open to the prefix list {', '.join(lists)}, which is not looked "
+                "into here. Let the worker's and the keepers' group in instead."
+            )
+
+
+def _needed_ports() -> tuple[int, ...]:
+    return (_GUACD_PORT, door.PORT) if settings.ECS_NETWORK == "tunnel" else (_GUACD_PORT,)
+
+
+def _rules(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rule for group in found for rule in group.get("IpPermissions") or []]
+
+
+def _is_for_any(rule: Mapping[str, Any]) -> bool:
+    return any(_is_for(rule, port) for port in _needed_ports())
 
 
 def _is_for(rule: Mapping[str, Any], port: int) -> bool:
@@ -288,6 +319,15 @@ def _is_for(rule: Mapping[str, Any], port: int) -> bool:
     return rule.get("IpProtocol") == "tcp" and int(rule.get("FromPort", 0)) <= port <= int(rule.get("ToPort", 65535))
 
 
-def _is_for_everybody(rule: Mapping[str, Any]) -> bool:
-    ranges = [one.get("CidrIp") for one in rule.get("IpRanges") or []]
-    return bool({"0.0.0.0/0", "::/0"} & {*ranges, *(one.get("CidrIpv6") for one in rule.get("Ipv6Ranges") or [])})
+def _sources(rule: Mapping[str, Any]) -> list[str]:
+    """Whom a rule lets in: networks, security groups, prefix lists."""
+    kinds = (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
+    kinds += (("UserIdGroupPairs", "GroupId"), ("PrefixListIds", "PrefixListId"))
+    return [str(one[name]) for kind, name in kinds for one in rule.get(kind) or [] if one.get(name)]
+
+
+def _is_public(source: str) -> bool:
+    if "/" not in source:  # a group or a prefix list
+        return False
+    network = ipaddress.ip_network(source, strict=False)
+    return not any(network.network_address in one and one.prefixlen <= network.prefixlen for one in _PRIVATE)

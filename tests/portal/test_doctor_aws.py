@@ -402,6 +402,18 @@ def _subnets(*free: int, zones: str = "ab") -> dict[str, Any]:
     return {"ec2:DescribeSubnets": {"Subnets": found}}
 
 
+def _group(**sources: list[dict[str, str]]) -> dict[str, Any]:
+    rule = {"IpProtocol": "tcp", "FromPort": 4822, "ToPort": 4823, **sources}
+    # Whom it lets in elsewhere is nothing to guacd.
+    web = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    group = {"GroupId": "sg-1", "VpcId": "vpc-1", "IpPermissions": [rule, web]}
+    return {"ec2:DescribeSecurityGroups": {"SecurityGroups": [group]}} | _subnets(100, 100)
+
+
+def _let_in(*networks: str) -> dict[str, Any]:
+    return _group(IpRanges=[{"CidrIp": one} for one in networks])
+
+
 _TO_SEND: dict[str, Any] = {
     "Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage",
 }  # fmt: skip
@@ -445,6 +457,18 @@ def _events(*statements: dict[str, Any], state: str = "ENABLED") -> dict[str, An
         ("text messages", {"sns:GetSMSSandboxAccountStatus": {},
                            "sns:GetSMSAttributes": {"attributes": {"MonthlySpendLimit": "50"}}}, "ok",
          "may cost 50 USD a month"),
+        ("security groups", _group(UserIdGroupPairs=[{"GroupId": "sg-2", "UserId": "1"}]), "ok",
+         "to guacd, but sg-2. The worker and the keepers must be among these."),
+        ("security groups", _let_in("10.1.0.0/16", "100.64.7.0/24"), "ok", "but 10.1.0.0/16, 100.64.7.0/24."),
+        ("security groups", _let_in("192.0.2.7/32"), "wrong", "port 4822 is open to the Internet (192.0.2.7/32)"),
+        ("security groups", _let_in("0.0.0.0/1", "128.0.0.0/1"), "wrong",
+         "port 4823 is open to the Internet (0.0.0.0/1, 128.0.0.0/1)"),
+        ("security groups", _let_in("10.0.0.0/7"), "wrong", "port 4822 is open to the Internet (10.0.0.0/7)"),
+        ("security groups", _group(Ipv6Ranges=[{"CidrIpv6": "::/0"}]), "wrong", "port 4822 is open to everybody"),
+        ("security groups", _group(Ipv6Ranges=[{"CidrIpv6": "fd00::/8"}]), "ok", "but fd00::/8."),
+        ("security groups", _group(PrefixListIds=[{"PrefixListId": "pl-1"}]), "attention",
+         "port 4822 is open to the prefix list pl-1"),
+        ("security groups", _group(), "wrong", "nothing may come in at port 4822."),
         ("events", _events(), "ok", "a rule of EventBridge that is on fills it, and 3 wait in it."),
         ("events", _events(_TO_SEND, _OVER_TLS_ALONE), "ok", "that is on fills it"),
         ("events", _events(_TO_SEND | {"Action": ["sqs:*"], "Principal": "*"}), "ok", "that is on fills it"),
