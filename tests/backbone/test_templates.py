@@ -185,16 +185,26 @@ def _rules(kind: str, group: str) -> set[tuple[str, str, str]]:
     return found
 
 
-def test_gateways_are_reached_by_the_portal_alone_and_reach_the_vpn_alone() -> None:
-    app, vpn = "AppSecurityGroup", "VpnSecurityGroup"
+def test_gateways_are_reached_by_the_app_alone_and_reach_the_vpn_alone() -> None:
+    app, worker, vpn = "AppSecurityGroup", "WorkerSecurityGroup", "VpnSecurityGroup"
     group = of_type("network", "EC2::SecurityGroup")["GatewaySecurityGroup"]
     assert "SecurityGroupIngress" not in group
     assert [rule["CidrIp"] for rule in group["SecurityGroupEgress"]] == ["127.0.0.1/32"]
-    assert _rules("Ingress", "GatewaySecurityGroup") == {("tcp", "4822", app), ("tcp", "4823", app)}
+    assert _rules("Ingress", "GatewaySecurityGroup") == {("tcp", "4822", app), ("tcp", "4823", worker)}
     assert _rules("Egress", "GatewaySecurityGroup") == {
         ("udp", "1194", vpn),
         ("tcp", "RdpPortFirst-RdpPortLast", "VpnNetwork"),
     }
+
+
+def test_worker_alone_comes_to_a_gateways_door() -> None:
+    """Whoever is there first gives it the one profile that it takes (docs/decisions/0009)."""
+    assert _rules("Egress", "WorkerSecurityGroup") == {("tcp", "4823", "GatewaySecurityGroup")}
+    wear = {stack: text.count("!Ref WorkerSecurityGroup") for stack in stacks.STACKS
+            if "WorkerSecurityGroup" in (text := templates.read(stack).text)}  # fmt: skip
+    worker = of_type("app", "ECS::Service")["WorkerService"]["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert worker["SecurityGroups"] == [{"Ref": "AppSecurityGroup"}, {"Ref": "WorkerSecurityGroup"}]
+    assert wear.keys() == {"network", "app"} and wear["app"] == 1
 
 
 def test_database_and_redis_are_reached_by_the_app_and_the_vpns_server_alone() -> None:
