@@ -15,6 +15,9 @@ for those who come in over TCP, and whatever holds for one device holds for both
   established connections), so a passage that is taken away cuts what runs through it at once.
 - A local gateway is a user (uid). It may answer those who connected to it on loopback; beyond that and its machine it
   reaches nothing, as what runs in it may have been taken over (T5).
+- Where OpenVPN listens on TCP, each connection takes one of its places before it has said who it is. So one address
+  gets so many at once, and so many new ones a second (UDP needs no such rule: there a stranger takes no place). These
+  rules have a table of their own, whose counts are kept while the rules are put back.
 
 A packet of a closed socket has no owner that the kernel still knows: such leftovers may go to machines that have a
 passage (they end connections that their owner was allowed to make), new connections without an owner may not.
@@ -33,6 +36,11 @@ from machines.passages import Passage
 from machines.vpn import networks
 
 _DEVICE = re.compile(networks.DEVICE)
+# One address may be that of a whole site, or of a mobile network's customers: room for all of its machines at once, and
+# for their coming back together. OpenVPN has 4096 places, and keeps one for some 30 s for who says nothing.
+TCP_AT_ONCE = 200
+TCP_A_SECOND = 20
+_TCP_BURST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +56,16 @@ class IsolationConfig:
     network: ipaddress.IPv4Network | None = None
     # Of those who come in over TCP, with the same rules; empty: there is none.
     tcp_device: str = ""
+    # At which an OpenVPN listens; none: UDP alone.
+    tcp_ports: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         for device in self.devices:
             if not _DEVICE.fullmatch(device):
                 raise ValueError(f"Found device {device[:40]!r}, expected an interface's name.")
-        if not 1 <= self.api_port <= 65535:
-            raise ValueError(f"Found port {self.api_port}, expected 1 to 65535.")
+        for port in (self.api_port, *self.tcp_ports):
+            if not 1 <= port <= 65535:
+                raise ValueError(f"Found port {port}, expected 1 to 65535.")
         if self.gateway_uids and (self.gateway_uids.step != 1 or self.gateway_uids[0] < 1):
             raise ValueError(f"Found gateway users {self.gateway_uids}, expected a range without root.")
 
@@ -66,6 +77,11 @@ class IsolationConfig:
     def table(self) -> str:
         """The table's name, one a device."""
         return "portafilter_" + self.device.removeprefix("tun-").replace("-", "_")
+
+    @property
+    def door_table(self) -> str:
+        """That of who may connect to OpenVPN over TCP."""
+        return f"{self.table}_door"
 
 
 def script(config: IsolationConfig, passages: Iterable[Passage]) -> str:
@@ -126,12 +142,48 @@ table inet {config.table} {{
         drop
     }}{_gateway_chain(config)}{_masquerade(config, device)}
 }}
-"""
+{_door(config)}"""
 
 
 def removal(config: IsolationConfig) -> str:
-    """Takes the table away, also when there is none."""
-    return f"table inet {config.table}\ndelete table inet {config.table}\n"
+    """Takes the tables away, also when there are none."""
+    return "".join(f"table inet {table}\ndelete table inet {table}\n" for table in (config.table, config.door_table))
+
+
+def _door(config: IsolationConfig) -> str:
+    """Not replaced as a whole: who has how many connections is in the sets, and would be forgotten each time.
+
+    A full set lets newcomers through: they are as they would be without it. Too many at once are refused, so that
+    OpenVPN at a machine goes on to its other way; too fast ones are dropped, as TCP tries again after a second.
+    """
+    if not config.tcp_ports:
+        return f"table inet {config.door_table}\ndelete table inet {config.door_table}\n"
+    ports = f"tcp dport {{ {', '.join(str(port) for port in sorted(config.tcp_ports))} }} ct state new"
+    return f"""\
+table inet {config.door_table} {{
+    set hasty {{
+        type ipv4_addr
+        size 65535
+        flags dynamic,timeout
+        timeout 1m
+    }}
+    set holding {{
+        type ipv4_addr
+        size 65535
+        flags dynamic
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+    }}
+}}
+flush chain inet {config.door_table} input
+table inet {config.door_table} {{
+    chain input {{
+        {ports} update @hasty {{ ip saddr limit rate over {TCP_A_SECOND}/second burst {_TCP_BURST} packets }} drop
+        {ports} add @holding {{ ip saddr ct count over {TCP_AT_ONCE} }} reject with tcp reset
+    }}
+}}
+"""
 
 
 def _elements(elements: set[str]) -> str:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -149,7 +150,15 @@ def _isolation_config() -> IsolationConfig:
         gateways=ipaddress.IPv4Network(str(networks.gateways(settings.VPN_NETWORK))),
         network=ipaddress.IPv4Network(str(settings.VPN_NETWORK)) if settings.VPN_MASQUERADE else None,
         tcp_device=networks.tcp_device(settings.VPN_DEVICE) if settings.VPN_TCP_PORT else "",
+        tcp_ports=frozenset(_tcp_ports()),
     )
+
+
+def _tcp_ports() -> Iterator[int]:
+    if settings.VPN_PROTOCOL == "tcp":
+        yield settings.VPN_PORT
+    if settings.VPN_TCP_PORT:
+        yield settings.VPN_TCP_PORT
 
 
 def _forwards_nothing() -> bool:

@@ -169,6 +169,7 @@ class Bed:
         config = IsolationConfig(
             "tun-pf", ipaddress.IPv4Address(SERVER_INSIDE), API_PORT, range(int(first), int(last) + 1),
             tcp_device=TCP_DEVICE if settings.VPN_TCP_PORT else "",
+            tcp_ports=frozenset({settings.VPN_TCP_PORT} if settings.VPN_TCP_PORT else ()),
         )  # fmt: skip
         subprocess.run(
             ["ip", "netns", "exec", self.server, "nft", "-f", "-"], input=isolation.script(config, passages),

@@ -1,14 +1,17 @@
 """A program for a namespace: `listen HOST PORT` echoes; `hold HOST PORT` connects and says `connected`, then `cut`.
 
-`hear HOST PORT` says what datagrams come from where, `tell HOST PORT` sends some.
+`crowd HOST PORT TRIES` takes connections and says nothing on them. `hear HOST PORT` says what datagrams come from
+where, `tell HOST PORT` sends some.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 
 def listen(host: str, port: int) -> None:
@@ -44,6 +47,16 @@ def hold(host: str, port: int) -> None:
             print(f"cut: {error}", flush=True)
 
 
+def crowd(host: str, port: int, tries: int) -> None:
+    """Connects so often and says nothing, then says how often it got through, and keeps those until it is killed."""
+    held = []
+    for _ in range(tries):
+        with contextlib.suppress(OSError):
+            held.append(socket.create_connection((host, port), timeout=0.2))
+    print(f"got {len(held)}.", flush=True)
+    time.sleep(600)
+
+
 def hear(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((host, port))
@@ -64,4 +77,7 @@ def tell(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    {"listen": listen, "hold": hold, "hear": hear, "tell": tell}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    programs: dict[str, Callable[..., None]] = {
+        "listen": listen, "hold": hold, "crowd": crowd, "hear": hear, "tell": tell,
+    }  # fmt: skip
+    programs[sys.argv[1]](sys.argv[2], *(int(value) for value in sys.argv[3:]))

@@ -273,18 +273,70 @@ def _connections(link: Link) -> set[str]:
     return {row[2] for row in rows if row[1].endswith(port) and row[3] != "0A"}
 
 
+def test_one_address_gets_so_many_connections_to_openvpn_over_tcp(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVPN gives each a place before it has said a word; the others' places are not for one to take."""
+    monkeypatch.setattr(isolation, "TCP_AT_ONCE", 8)
+    config = replace(CONFIG, tcp_ports=frozenset({443}))
+    link.allow(config=config)
+    link.listen(link.server, "0.0.0.0", 443)
+    holder, log = link.run(link.behind, "crowd", "10.88.0.1", "443", "12")
+    until(lambda: said(log, "got 8."), what=lambda: text(log))
+    link.allow(Passage("uid:61003", MACHINE, RDP), config=config)  # the rules are put back all the time
+    assert not link.reaches(link.behind, "10.88.0.1", 443)
+    assert link.reaches(link.behind, "10.88.0.1", 8001)  # another port is not OpenVPN's
+    ip("-n", link.behind, "addr", "add", "10.88.0.3/24", "dev", "eth0")
+    try:
+        ip("-n", link.behind, "route", "replace", "10.88.0.1/32", "dev", "eth0", "src", "10.88.0.3")
+        assert link.reaches(link.behind, "10.88.0.1", 443)
+    finally:
+        ip("-n", link.behind, "addr", "del", "10.88.0.3/24", "dev", "eth0")
+        ip("-n", link.behind, "route", "flush", "10.88.0.1/32")
+    holder.kill()
+    until(lambda: link.reaches(link.behind, "10.88.0.1", 443), what="those that have ended leave room")
+
+
+def test_one_address_gets_so_many_new_connections_to_openvpn_a_second(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "TCP_A_SECOND", 1)
+    monkeypatch.setattr(isolation, "_TCP_BURST", 5)
+    config = replace(CONFIG, tcp_ports=frozenset({444}))
+    link.allow(config=config)
+    link.listen(link.server, "0.0.0.0", 444)
+    _, log = link.run(link.behind, "crowd", "10.88.0.1", "444", "9")
+    until(lambda: said(log, "got "), what=lambda: text(log))
+    got = int(text(log).split("got ")[1].split(".")[0])
+    assert 5 <= got < 9, text(log)
+    assert link.reaches(link.behind, "10.88.0.1", 444)  # its second try, a second later, gets through
+
+
+def test_room_at_openvpn_is_given_back_with_tcp(link: Link) -> None:
+    link.allow(config=replace(CONFIG, tcp_ports=frozenset({443})))
+    assert "dport 443" in ip("netns", "exec", link.server, "nft", "list", "ruleset")
+    link.allow()
+    assert CONFIG.door_table not in ip("netns", "exec", link.server, "nft", "list", "ruleset")
+
+
 def test_script_can_be_repeated_and_removed(link: Link) -> None:
     passage = Passage("uid:61003", MACHINE, RDP)
-    link.allow(passage)
-    once = ip("netns", "exec", link.server, "nft", "list", "ruleset")
-    link.allow(passage)
-    assert ip("netns", "exec", link.server, "nft", "list", "ruleset") == once
+    config = replace(CONFIG, tcp_ports=frozenset({443, 1194}))
+    link.allow(passage, config=config)
+    once = _tables(link)
+    assert len(once) == 2
+    link.allow(passage, config=config)
+    assert _tables(link) == once
     for _ in range(2):
         subprocess.run(
             ["ip", "netns", "exec", link.server, "nft", "-f", "-"],
             input=isolation.removal(CONFIG), text=True, check=True, timeout=30,
         )  # fmt: skip
     assert ip("netns", "exec", link.server, "nft", "list", "ruleset") == ""
+
+
+def _tables(link: Link) -> list[str]:
+    """One text each, sorted: nft lists them as they were made."""
+    listed = ip("netns", "exec", link.server, "nft", "list", "ruleset")
+    return sorted(table.strip() for table in listed.split("table ") if table)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +349,7 @@ def test_script_can_be_repeated_and_removed(link: Link) -> None:
         lambda: Passage("uid:61003", MACHINE, 0),
         lambda: IsolationConfig('x" accept', IPv4Address("10.77.0.1"), 8001),
         lambda: IsolationConfig("tun-pf", IPv4Address("10.77.0.1"), 8001, range(0, 10)),
+        lambda: IsolationConfig("tun-pf", IPv4Address("10.77.0.1"), 8001, tcp_ports=frozenset({0})),
     ],
 )
 def test_what_no_rule_can_hold_is_refused(make: Callable[[], object]) -> None:
