@@ -222,6 +222,10 @@ def test_what_the_computer_starts_with_is_a_script_that_a_shell_takes() -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
     for needed in ("modprobe tun", "net.ipv4.ip_forward = 1", '{"portafilter.role":"vpn"}', "--uid-owner 0"):
         assert needed in script
+    # The rule lets root through, as which OpenVPN and the agent run; a filter of their control group stops them, too.
+    (denied,) = re.findall(r"cat > (\S+) <<'END'\n\[Slice\]\nIPAddressDeny=(\S+)\nEND\n", script)
+    assert denied == ("/etc/systemd/system/ecstasks.slice.d/portafilter.conf", "169.254.169.254/32")
+    assert script.index("IPAddressDeny") < script.index("systemctl daemon-reload")
     # Docker drops all that is passed on where it was the one to allow passing on. What goes in and out of the tunnels
     # is for the agent's firewall, which comes behind it.
     for way in ("-i", "-o"):
