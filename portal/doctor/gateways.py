@@ -321,8 +321,8 @@ def _is_for(rule: Mapping[str, Any], port: int) -> bool:
 
 def _sources(rule: Mapping[str, Any]) -> list[str]:
     """Whom a rule lets in: networks, security groups, prefix lists."""
-    kinds = (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
-    kinds += (("UserIdGroupPairs", "GroupId"), ("PrefixListIds", "PrefixListId"))
+    networks = [("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6")]
+    kinds = [*networks, ("UserIdGroupPairs", "GroupId"), ("PrefixListIds", "PrefixListId")]
     return [str(one[name]) for kind, name in kinds for one in rule.get(kind) or [] if one.get(name)]
 
 

@@ -294,6 +294,17 @@ def test_region_may_be_where_the_aws_command_looks_for_it(
     assert "--region" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("options", "may"), [([], False), (["--turn-dials-back"], True)])
+def test_dials_are_turned_back_only_by_whoever_says_so(
+    options: list[str], may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Deployment] = []
+    monkeypatch.setattr(Deployment, "run", lambda self, *_, **__: ran.append(self))
+    monkeypatch.setattr(parameters, "check", lambda *_: None)
+    assert console.main(["deploy", "--region", REGION, "--only", "edge", *options]) == 0
+    assert [one.may_turn_dials_back for one in ran] == [may]
+
+
 def test_every_template_fits_into_one_call() -> None:
     assert {path.stem for path in stacks.FOLDER.glob("*.yaml")} == set(stacks.STACKS)
     for stack in stacks.STACKS:

@@ -161,6 +161,7 @@ def deployed(moto: Deployed, settings: Settings) -> Deployed:
 LOOKS: dict[str, Callable[[Cloud], Iterator[Finding]]] = {
     "identity": cloud_checks.identity,
     "clock": cloud_checks.clock,
+    "may we": cloud_checks.permissions,
     "cluster": gateways.cluster,
     "task definition": gateways.task_definition,
     "subnets": gateways.subnets,
