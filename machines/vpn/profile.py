@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,8 @@ TCP_LOADED_FILE = "loaded-tcp.crt"
 def loaded_certificate(folder: Path, *, over_tcp: bool = False) -> Path:
     """Where the certificate is that OpenVPN runs with; that which it starts with where nobody wrote the first down."""
     loaded = folder / (TCP_LOADED_FILE if over_tcp else LOADED_FILE)
-    return loaded if loaded.exists() else folder / CERTIFICATE_FILE
+    # Not Path.exists, which raises where the folder is not ours to look into, as for all but OpenVPN's own user.
+    return loaded if os.path.exists(loaded) else folder / CERTIFICATE_FILE
 
 
 def client_profile(profile: ClientProfile) -> str:

@@ -133,6 +133,13 @@ def test_renewed_certificate_that_a_running_openvpn_has_not_read_is_said(vpn: Se
     assert identities.server_health(NOW + 826 * DAY) == []
 
 
+def test_folder_that_is_not_ours_to_look_into_is_as_one_that_is_not_there(vpn: Settings) -> None:
+    """The portal need not be the user whose folder it is; the name is one that no computer opens, for root neither."""
+    identities.crl_pem(now=NOW)
+    vpn.VPN_DIR = vpn.VPN_DIR / ("x" * 300)
+    assert identities.health(NOW) == []
+
+
 def test_admin_says_it_to_whoever_looks_at_the_authority() -> None:
     identities.ensure_authority(now=NOW)
     VpnAuthority.objects.update(crl_next_update=NOW - 365 * DAY)
