@@ -43,6 +43,11 @@ def server_health(now: datetime | None = None) -> list[str]:
     return []
 
 
+def loaded_until(folder: Path, *, over_tcp: bool = False) -> datetime | None:
+    """When the certificate ends that an OpenVPN runs with; None where it cannot be read, as on another computer."""
+    return _end_of_certificate_file(loaded_certificate(folder, over_tcp=over_tcp))
+
+
 def _of_agent(authority: VpnAuthority, now: datetime) -> list[str]:
     is_away = authority.answering_at is not None and now - authority.answering_at >= _AGENT_WARNED_AFTER
     if not has_vpn():
@@ -120,7 +125,7 @@ def _of_authority(authority: VpnAuthority, now: datetime) -> list[str]:
             "then start the authorisation agent and OpenVPN again."
         )
     else:
-        found += _of_loaded(now)
+        found += _of_loaded(authority, now)
     authority_end = _end_of(authority.certificate)
     if authority_end - now < _AUTHORITY_WARNED_BEFORE:
         found.append(
@@ -129,12 +134,16 @@ def _of_authority(authority: VpnAuthority, now: datetime) -> list[str]:
     return found
 
 
-def _of_loaded(now: datetime) -> list[str]:
-    """A renewed certificate is there, and an OpenVPN still runs with the one from before."""
-    ways = [(SERVER_FILE, False), *([(TCP_SERVER_FILE, True)] if settings.VPN_TCP_PORT is not None else [])]
+def _of_loaded(authority: VpnAuthority, now: datetime) -> list[str]:
+    """A renewed certificate is there, and an OpenVPN still runs with the one from before.
+
+    Its own file tells first; on other computers than its, what the agent saw there.
+    """
+    ends = [(SERVER_FILE, loaded_until(settings.VPN_DIR) or authority.loaded_until)]
+    if settings.VPN_TCP_PORT is not None:
+        ends.append((TCP_SERVER_FILE, loaded_until(settings.VPN_DIR, over_tcp=True) or authority.tcp_loaded_until))
     found = []
-    for config, over_tcp in ways:
-        end = _end_of_certificate_file(loaded_certificate(settings.VPN_DIR, over_tcp=over_tcp))
+    for config, end in ends:
         if end is None or end - now >= SERVER_RENEWED_BEFORE - timedelta(days=30):
             continue
         then = "no machine joins it any more" if end <= now else "from then on no machine joins it"

@@ -33,6 +33,14 @@ class VpnAuthority(models.Model):
     tcp_answering_at = models.DateTimeField(
         null=True, editable=False, help_text="The same of the OpenVPN for those who come in over TCP, if there is one."
     )
+    loaded_until = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When the certificate ends that OpenVPN runs with, as the agent last saw it.",
+    )
+    tcp_loaded_until = models.DateTimeField(
+        null=True, editable=False, help_text="The same of the OpenVPN for those who come in over TCP, if there is one."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

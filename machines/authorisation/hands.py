@@ -176,7 +176,7 @@ class Hands:
             self._heard_at = self._clock()
             self._record.write_heard(self._heard)
             if ways := [way for way, at in self._answering_at.items() if self._heard_at - at < _HEARD_EVERY_S]:
-                self._record.write_answering(ways)
+                self._record.write_answering({way: self._files.loaded_until(way) for way in ways})
 
     def _keep_apart_or_say(self, passages: frozenset[Passage]) -> None:
         if passages == self._passages and self._clock() - self._isolated_at < _ISOLATE_EVERY_S:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -162,10 +162,17 @@ class Record:
             VpnConnection.objects.bulk_update(rows, ["heard_at", "bytes_received", "bytes_sent"], batch_size=200)
         self._told = {key: one for key, one in heard.items() if key in self._rows}
 
-    def write_answering(self, ways: Iterable[Way] = (Way.FIRST,), now: datetime | None = None) -> None:
-        """The agent is at OpenVPN's side: whose machine is not heard now is silent indeed."""
-        columns = {Way.FIRST: "answering_at", Way.TCP: "tcp_answering_at"}
-        VpnAuthority.objects.filter(pk=1).update(**{columns[way]: now or timezone.now() for way in ways})
+    def write_answering(self, ways: Mapping[Way, datetime | None], now: datetime | None = None) -> None:
+        """The agent is at OpenVPN's side: whose machine is not heard now is silent indeed.
+
+        With each way comes until when the certificate is good that its OpenVPN runs with; None: nobody knows.
+        """
+        columns = {Way.FIRST: ("answering_at", "loaded_until"), Way.TCP: ("tcp_answering_at", "tcp_loaded_until")}
+        now, values = now or timezone.now(), dict[str, datetime | None]()
+        for way, loaded_until in ways.items():
+            answering, loaded = columns[way]
+            values |= {answering: now, loaded: loaded_until}
+        VpnAuthority.objects.filter(pk=1).update(**values)
 
     def adopt(self, known: list[Known]) -> None:
         """Goes on with rows of an earlier run."""

@@ -10,10 +10,11 @@ from pathlib import Path
 from django.conf import settings
 from django.utils import timezone
 
-from machines import identities
+from machines import identities, vpn_health
 from machines.authorisation import allow_list
 from machines.authorisation.allow_list import AllowList
 from machines.authorisation.rows import Wishes
+from machines.authorisation.ways import Way
 from machines.vpn import files, networks, profile
 
 ALLOW_LIST_FILE = "allow-list.json"
@@ -51,6 +52,10 @@ class ServerFiles:
     def lacking(self) -> list[str]:
         """Those files that are not there and without which OpenVPN does not start."""
         return [name for name in _NEEDED if not (self.folder / name).exists()]
+
+    def loaded_until(self, way: Way) -> datetime | None:
+        """When the certificate ends that this OpenVPN runs with; None when that cannot be read."""
+        return vpn_health.loaded_until(self.folder, over_tcp=way is Way.TCP)
 
     def write_server(self) -> bool:
         """The configuration, certificates and keys; whether any changed, which counts when OpenVPN starts again."""

@@ -10,6 +10,8 @@ from django.urls import reverse
 from pytest_django.fixtures import Settings
 
 from machines import identities
+from machines.authorisation import rows
+from machines.authorisation.ways import Way
 from machines.models import Machine, User, VpnAuthority, VpnIdentity
 from machines.vpn import pki
 from tests.machines.cast import new_machine
@@ -131,6 +133,21 @@ def test_renewed_certificate_that_a_running_openvpn_has_not_read_is_said(vpn: Se
     for name in ("loaded.crt", "loaded-tcp.crt"):
         (vpn.VPN_DIR / name).write_text(renewed)
     assert identities.server_health(NOW + 826 * DAY) == []
+
+
+def test_certificate_that_openvpn_has_read_is_known_on_other_computers_too(vpn: Settings) -> None:
+    """The agent, which is on OpenVPN's, writes it down for them."""
+    end = NOW + 825 * DAY
+    identities.ensure_authority(now=NOW)
+    identities.ensure_authority(now=NOW + 710 * DAY)
+    identities.crl_pem(now=NOW + 740 * DAY)
+    assert identities.server_health(NOW + 740 * DAY) == []
+    rows.Record().write_answering({Way.FIRST: end, Way.TCP: end - DAY}, now=NOW + 740 * DAY)
+    assert "server.conf runs with ends on 2029-02-25" in " ".join(identities.server_health(NOW + 740 * DAY))
+    vpn.VPN_TCP_PORT = 443
+    assert "server-tcp.conf runs with ends on 2029-02-24" in " ".join(identities.server_health(NOW + 740 * DAY))
+    rows.Record().write_answering({Way.FIRST: end + 700 * DAY, Way.TCP: end + 700 * DAY}, now=NOW + 740 * DAY)
+    assert identities.server_health(NOW + 740 * DAY) == []
 
 
 def test_folder_that_is_not_ours_to_look_into_is_as_one_that_is_not_there(vpn: Settings) -> None:

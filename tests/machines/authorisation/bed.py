@@ -38,6 +38,7 @@ from machines.vpn_models import VpnConnection, VpnIdentity
 from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[3]
+OPENVPN = str(ROOT / "backbone" / "images" / "vpn" / "openvpn.sh")
 PEER = str(Path(__file__).with_name("peer.py"))
 NETWORK = "10.77.0.0/20"
 SERVER_INSIDE = "10.77.0.1"
@@ -177,14 +178,14 @@ class Bed:
         )  # fmt: skip
 
     def start_openvpn(self) -> tuple[subprocess.Popen[bytes], Path]:
-        self.openvpn, log = self.run(self.server, "openvpn", "--config", str(self.vpn_dir / "server.conf"))
+        self.openvpn, log = self.run(self.server, OPENVPN, "server.conf")
         until(lambda: said(log, JOINED), what="OpenVPN")
         self.openvpn_log = log
         return self.openvpn, log
 
     def start_tcp_openvpn(self) -> subprocess.Popen[bytes]:
         """The second one, for those who come in over TCP."""
-        process, log = self.run(self.server, "openvpn", "--config", str(self.vpn_dir / "server-tcp.conf"))
+        process, log = self.run(self.server, OPENVPN, "server-tcp.conf")
         until(lambda: said(log, JOINED), what=lambda: text(log))
         return process
 

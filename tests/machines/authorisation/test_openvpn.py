@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from machines import identities, passages
 from machines.authorisation import hands, rows
 from machines.models import Machine, SecurityEvent
 from machines.passages import Passage
-from machines.vpn_models import VpnConnection
+from machines.vpn_models import VpnAuthority, VpnConnection
 from tests.machines.authorisation import bed as beds
 from tests.machines.authorisation.bed import JOINED, Bed, joined, open_rows, profile, said, text, until
 from tests.machines.cast import new_machine
@@ -35,6 +36,15 @@ def bed(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Bed]:
     """Over UDP, if a test does not choose."""
     with beds.serving(settings, VPN_PROTOCOL=getattr(request, "param", "udp")) as bed:
         yield bed
+
+
+def loaded_until() -> datetime | None:
+    return VpnAuthority.objects.get().loaded_until
+
+
+def end_of_server_certificate(bed: Bed) -> datetime:
+    """Of that which OpenVPN will start with."""
+    return x509.load_pem_x509_certificate((bed.vpn_dir / "server.crt").read_bytes()).not_valid_after_utc
 
 
 def refused(client: subprocess.Popen[bytes], log: Path, *, timeout_s: float = 40) -> None:
@@ -213,15 +223,27 @@ def test_tunnel_that_nobody_wrote_down_comes_in_anew(bed: Bed) -> None:
     assert client.poll() is None
 
 
-def test_openvpn_that_is_killed_comes_back_with_its_machines(bed: Bed, agent: None) -> None:
+def test_openvpn_that_is_killed_comes_back_with_its_machines(
+    bed: Bed, agent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with the certificate that was renewed meanwhile; until then all are told of the one that it had."""
     a1 = new_machine()
     client, log = bed.connect("a", profile(a1)[1])
     joined(log)
     until(lambda: open_rows(a1))
     first = VpnConnection.objects.get()
+    until(lambda: loaded_until() == end_of_server_certificate(bed), timeout_s=10)
+    old = loaded_until()
+    with monkeypatch.context() as late:
+        late.setattr(identities, "SERVER_RENEWED_BEFORE", identities.CERTIFICATE_LIFE + timedelta(days=1))
+        bed.server_files().write_server()
+    answered_at = VpnAuthority.objects.get().answering_at
+    until(lambda: VpnAuthority.objects.get().answering_at != answered_at, timeout_s=10)
+    assert loaded_until() == old != end_of_server_certificate(bed)
     bed.openvpn.kill()
     bed.openvpn.wait()
     bed.start_openvpn()
+    until(lambda: loaded_until() == end_of_server_certificate(bed), timeout_s=10)
     # The machine has heard nothing for 20 s then.
     until(lambda: VpnConnection.objects.filter(ended_at=None).exclude(pk=first.pk).exists(), timeout_s=45)
     assert client.poll() is None
