@@ -12,7 +12,14 @@ from django.utils import timezone
 
 from machines.models import VpnAuthority, VpnIdentity
 from machines.vpn.base import has_vpn
-from machines.vpn.profile import CERTIFICATE_FILE, CRL_FILE, SERVER_FILE, TCP_SERVER_FILE, loaded_certificate
+from machines.vpn.profile import (
+    CERTIFICATE_FILE,
+    CRL_FILE,
+    LOADED_CONFIGURATIONS,
+    SERVER_FILE,
+    TCP_SERVER_FILE,
+    loaded_certificate,
+)
 
 # The server's certificate is renewed this long before its end, so a warning of it means that this did not happen.
 SERVER_RENEWED_BEFORE = timedelta(days=120)
@@ -29,7 +36,7 @@ _NAMED = 5
 def health(now: datetime | None = None) -> list[str]:
     """One sentence for each thing that needs somebody, the most urgent first; empty when all is well."""
     now = now or timezone.now()
-    return [*server_health(now), *_of_machines(now)]
+    return [*server_health(now), *_of_machines(now), *_of_configurations()]
 
 
 def server_health(now: datetime | None = None) -> list[str]:
@@ -151,6 +158,21 @@ def _of_loaded(authority: VpnAuthority, now: datetime) -> list[str]:
             f"The certificate that the OpenVPN with {config} runs with {_ends(end, now)}: {then}. "
             "A renewed one is there; start that OpenVPN again, at best while no rescue is open."
         )
+    return found
+
+
+def _of_configurations() -> list[str]:
+    """What an OpenVPN was not told of since it started; only where its folder is, for those who may look into it."""
+    found = []
+    for config, loaded in LOADED_CONFIGURATIONS.items():
+        try:
+            is_old = (settings.VPN_DIR / config).read_bytes() != (settings.VPN_DIR / loaded).read_bytes()
+        except OSError:
+            continue
+        if is_old:
+            found.append(
+                f"The OpenVPN with {config} runs with an older one. Start it again, at best while no rescue is open."
+            )
     return found
 
 

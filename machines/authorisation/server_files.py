@@ -73,7 +73,8 @@ class ServerFiles:
         }
         files.ensure_folder(self.folder)
         if settings.VPN_TCP_PORT is None:
-            for name in (profile.TCP_SERVER_FILE, profile.TCP_LOADED_FILE):
+            loaded = profile.LOADED_CONFIGURATIONS[profile.TCP_SERVER_FILE]
+            for name in (profile.TCP_SERVER_FILE, profile.TCP_LOADED_FILE, loaded):
                 (self.folder / name).unlink(missing_ok=True)
         else:
             second = replace(

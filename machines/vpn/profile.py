@@ -82,6 +82,8 @@ TCP_MANAGEMENT_SOCKET = "management-tcp.sock"
 # so whoever starts it copies CERTIFICATE_FILE to this name just before (openvpn.sh does).
 LOADED_FILE = "loaded.crt"
 TCP_LOADED_FILE = "loaded-tcp.crt"
+# The same of its configuration.
+LOADED_CONFIGURATIONS = {SERVER_FILE: "loaded.conf", TCP_SERVER_FILE: "loaded-tcp.conf"}
 
 
 def loaded_certificate(folder: Path, *, over_tcp: bool = False) -> Path:

@@ -95,7 +95,7 @@ def test_openvpn_waits_for_an_agent_that_starts_later(
     assert said.strip() == f"openvpn --config {tmp_path}/vpn/server-tcp.conf"
 
 
-def test_openvpns_certificate_is_written_down_as_it_starts_with_it(
+def test_certificate_and_configuration_are_written_down_as_openvpn_starts_with_them(
     openvpn: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "vpn"
@@ -103,9 +103,11 @@ def test_openvpns_certificate_is_written_down_as_it_starts_with_it(
     for name, loaded in (("server.conf", profile.LOADED_FILE), ("server-tcp.conf", profile.TCP_LOADED_FILE)):
         for certificate in ("first", "renewed"):
             (folder / profile.CERTIFICATE_FILE).write_text(certificate)
+            (folder / name).write_text(f"with {certificate}")
             with openvpn(name) as process:
                 assert process.communicate(timeout=10) == (f"openvpn --config {folder}/{name}\n", "")
             assert (folder / loaded).read_text() == certificate
+            assert (folder / profile.LOADED_CONFIGURATIONS[name]).read_text() == f"with {certificate}"
     assert not list(folder.glob(".*"))
 
 

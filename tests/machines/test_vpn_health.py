@@ -150,6 +150,18 @@ def test_certificate_that_openvpn_has_read_is_known_on_other_computers_too(vpn: 
     assert identities.server_health(NOW + 740 * DAY) == []
 
 
+def test_configuration_that_a_running_openvpn_has_not_read_is_said_and_is_not_urgent(vpn: Settings) -> None:
+    identities.crl_pem(now=NOW)
+    for name in ("server.conf", "loaded.conf", "server-tcp.conf"):
+        (vpn.VPN_DIR / name).write_text("port 1194\n")
+    assert identities.health(NOW) == []
+    (vpn.VPN_DIR / "server.conf").write_text("port 1195\n")
+    assert identities.health(NOW) == [
+        "The OpenVPN with server.conf runs with an older one. Start it again, at best while no rescue is open."
+    ]
+    assert identities.server_health(NOW) == []
+
+
 def test_folder_that_is_not_ours_to_look_into_is_as_one_that_is_not_there(vpn: Settings) -> None:
     """The portal need not be the user whose folder it is; the name is one that no computer opens, for root neither."""
     identities.crl_pem(now=NOW)

@@ -43,15 +43,19 @@ while lacking=$(lacks); do
     sleep 1
 done
 
-# OpenVPN reads its certificate now and never again: whoever asks until when it is good must look at this one, as the
-# agent renews the other. A certificate that changes between here and there is told of too early, never too late.
+# OpenVPN reads its certificate and configuration now and never again: whoever asks until when it is good must look at
+# these, as the agent renews the others. What changes between here and there is told of too early, never too late.
+keep() {
+    { cp -f "$VPN_DIR/$1" "$VPN_DIR/.$2.new" && mv -f "$VPN_DIR/.$2.new" "$VPN_DIR/$2"; } ||
+        echo "openvpn.sh: cannot write $VPN_DIR/$2; nobody is told when OpenVPN must start again" >&2
+}
 case $name in
-    server.conf) loaded=loaded.crt ;;
-    server-tcp.conf) loaded=loaded-tcp.crt ;;
+    server.conf) loaded=loaded ;;
+    server-tcp.conf) loaded=loaded-tcp ;;
     *) loaded= ;;
 esac
 if [ -n "$loaded" ]; then
-    { cp -f "$VPN_DIR/server.crt" "$VPN_DIR/.$loaded.new" && mv -f "$VPN_DIR/.$loaded.new" "$VPN_DIR/$loaded"; } ||
-        echo "openvpn.sh: cannot write $VPN_DIR/$loaded; nobody is told when OpenVPN's certificate ends" >&2
+    keep server.crt "$loaded.crt"
+    keep "$name" "$loaded.conf"
 fi
 exec openvpn --config "$VPN_DIR/$name"
