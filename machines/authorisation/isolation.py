@@ -142,7 +142,7 @@ table inet {config.table} {{
         drop
     }}{_gateway_chain(config)}{_masquerade(config, device)}
 }}
-{_door(config)}"""
+"""
 
 
 def removal(config: IsolationConfig) -> str:
@@ -150,8 +150,10 @@ def removal(config: IsolationConfig) -> str:
     return "".join(f"table inet {table}\ndelete table inet {table}\n" for table in (config.table, config.door_table))
 
 
-def _door(config: IsolationConfig) -> str:
-    """Not replaced as a whole: who has how many connections is in the sets, and would be forgotten each time.
+def door(config: IsolationConfig) -> str:
+    """Sees to the table of who may connect over TCP: a script of its own, which may fail without those for isolation.
+
+    Not replaced as a whole: who has how many connections is in the sets, and would be forgotten each time.
 
     A full set lets newcomers through: they are as they would be without it. Too many at once are refused, so that
     OpenVPN at a machine goes on to its other way; too fast ones are dropped, as TCP tries again after a second.

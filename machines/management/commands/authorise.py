@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
+import logging
 import os
 import signal
 import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -34,6 +35,8 @@ from machines.passages import Passage
 from machines.vpn import files, networks
 from machines.vpn.base import has_vpn
 from machines.vpn.profile import ProfileError
+
+logger = logging.getLogger(__name__)
 
 # The agent before may still be writing down what it knows.
 _LOCK_WAIT_S = 10.0
@@ -87,7 +90,7 @@ class Command(BaseCommand):
         files.ensure_folder(server_files.folder)
         with open(server_files.folder / "authorise.lock", "w") as lock:
             _lock(lock)
-            hands = Hands(server_files, partial(_isolate, _isolation_config()))
+            hands = Hands(server_files, isolate_by(_isolation_config()))
             allow_list, known = hands.start()
             routes = None if settings.VPN_TCP_PORT is None else Routes(networks.tcp_device(settings.VPN_DEVICE))
             agent = Agent(
@@ -166,8 +169,23 @@ def _forwards_nothing() -> bool:
     return path.exists() and path.read_text().strip() == "0"
 
 
-def _isolate(config: IsolationConfig, passages: frozenset[Passage]) -> None:
-    nft.run(isolation.script(config, passages))
+def isolate_by(config: IsolationConfig) -> Callable[[frozenset[Passage]], None]:
+    """What keeps machines apart, and limits who connects over TCP. Raises NftError when it is the former that fails."""
+    has_door = True
+
+    def isolate(passages: frozenset[Passage]) -> None:
+        nonlocal has_door
+        nft.run(isolation.script(config, passages))
+        try:
+            nft.run(isolation.door(config))
+            has_door = True
+        except NftError as error:
+            # A kernel may lack what counts connections. No machine must stay out for that.
+            if has_door:
+                logger.error("One address may take all places of OpenVPN over TCP: %s", error)
+            has_door = False
+
+    return isolate
 
 
 def _lock(file: IO[str]) -> None:

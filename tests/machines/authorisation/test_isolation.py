@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from machines.authorisation import isolation
+from machines.authorisation import isolation, nft
 from machines.authorisation.isolation import IsolationConfig
+from machines.authorisation.nft import NftError
+from machines.management.commands import authorise
 from machines.passages import Passage
 from tests.machines.authorisation.bed import ROOT, ip, said, text, until
 
@@ -67,7 +69,7 @@ class Link:
     def allow(self, *passages: Passage, config: IsolationConfig = CONFIG) -> None:
         subprocess.run(
             ["ip", "netns", "exec", self.server, "nft", "-f", "-"],
-            input=isolation.script(config, passages), text=True, check=True, timeout=30,
+            input=isolation.script(config, passages) + isolation.door(config), text=True, check=True, timeout=30,
         )  # fmt: skip
 
     def run(self, space: str, *arguments: str, user: int | None = None) -> tuple[subprocess.Popen[bytes], Path]:
@@ -331,6 +333,24 @@ def test_script_can_be_repeated_and_removed(link: Link) -> None:
             input=isolation.removal(CONFIG), text=True, check=True, timeout=30,
         )  # fmt: skip
     assert ip("netns", "exec", link.server, "nft", "list", "ruleset") == ""
+
+
+def test_kernel_that_cannot_count_connections_keeps_machines_apart_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    carried_out: list[str] = []
+
+    def run(script: str) -> None:
+        if "ct count" in script:
+            raise NftError("Could not process rule: No such file or directory")
+        carried_out.append(script)
+
+    monkeypatch.setattr(nft, "run", run)
+    isolate = authorise.isolate_by(replace(CONFIG, tcp_ports=frozenset({443})))
+    isolate(frozenset())
+    isolate(frozenset())
+    assert carried_out == [isolation.script(CONFIG, ())] * 2
+    assert caplog.text.count("may take all places of OpenVPN over TCP") == 1
 
 
 def _tables(link: Link) -> list[str]:
