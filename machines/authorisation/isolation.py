@@ -185,7 +185,7 @@ table inet {config.door_table} {{
         {ports} add @holding {{ ip saddr ct count over {TCP_AT_ONCE} }} reject with tcp reset
     }}
 }}
-"""
+"""  # nosec B608: for nft, which knows no SQL
 
 
 def _elements(elements: set[str]) -> str:
