@@ -10,7 +10,9 @@ from machines.models import Operator
 from notifications.models import Delivery
 from notifications.outbox import is_wanted
 from sessions import services
+from sessions.models import SupportSession
 from sessions.states import EndReason
+from sessions.worker import Asker
 from tests.sessions.asking import (
     Telemetry,
     asked,
@@ -27,11 +29,16 @@ from tests.sessions.rescues import Clock, person, press
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("web_push_alone")]
 
 
-def test_claim_withdraws_what_is_pending_and_replaces_what_was_sent(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice", "bob"), clock)
+def shown(telemetry: Telemetry, clock: Clock) -> tuple[SupportSession, Asker]:
+    """A press that is on the screens of those who were asked first."""
+    session, worker = press(now=clock()), asker(telemetry, clock)
     worker.run_pass()
     send_all(clock)
+    return session, worker
+
+
+def test_claim_withdraws_what_is_pending_and_replaces_what_was_sent(cast: None, clock: Clock) -> None:
+    session, worker = shown(Telemetry("alice", "bob"), clock)
     clock.tick(45)
     worker.run_pass()
     assert told(session, "asked", state="pending") == ["bob"]
@@ -48,10 +55,7 @@ def test_claim_withdraws_what_is_pending_and_replaces_what_was_sent(cast: None, 
 
 
 def test_operators_own_screens_stay_until_it_is_over(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    send_all(clock)
+    session, worker = shown(Telemetry("alice"), clock)
     services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
     worker.run_pass()
     assert told(session, "taken") == []
@@ -88,11 +92,8 @@ def test_claim_or_cancel_in_the_moment_of_a_step_asks_nobody_else(cast: None, cl
 
 
 def test_release_begins_a_round_with_the_releaser_last(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
     telemetry = Telemetry("alice", "bob")
-    worker = asker(telemetry, clock)
-    worker.run_pass()
-    send_all(clock)
+    session, worker = shown(telemetry, clock)
     services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
     worker.run_pass()
     services.release(fresh(session), user=person("Alice"), now=clock.tick(100))
@@ -121,10 +122,7 @@ def test_release_that_the_asker_sees_late_is_a_round_too(cast: None, clock: Cloc
 
 
 def test_screens_of_who_gave_it_back_are_replaced_when_another_had_it_at_once(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    send_all(clock)
+    session, worker = shown(Telemetry("alice"), clock)
     services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
     worker.run_pass()
     services.release(fresh(session), user=person("Alice"), now=clock.tick(1))
@@ -134,10 +132,7 @@ def test_screens_of_who_gave_it_back_are_replaced_when_another_had_it_at_once(ca
 
 
 def test_what_arrived_in_an_earlier_round_reaches_nobody_in_this_one(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    send_all(clock)
+    session, worker = shown(Telemetry("alice"), clock)
     services.claim(fresh(session), user=person("Bob"), now=clock.tick(1))
     services.release(fresh(session), user=person("Bob"), now=clock.tick(1))
     worker.run_pass()
@@ -160,10 +155,7 @@ def test_expired_claim_begins_a_round_too(cast: None, clock: Clock) -> None:
 
 
 def test_new_operator_is_told_of_a_hand_over_and_oneself_of_none(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    send_all(clock)
+    session, worker = shown(Telemetry("alice"), clock)
     services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
     services.hand_over(fresh(session), to=person("Bob"), user=person("Alice"), now=clock.tick(1))
     (message,) = Delivery.objects.filter(subject=session.pk, kind="handed_over")
@@ -177,10 +169,7 @@ def test_new_operator_is_told_of_a_hand_over_and_oneself_of_none(cast: None, clo
 
 
 def test_screens_of_who_had_it_are_replaced_when_it_is_handed_on(cast: None, clock: Clock) -> None:
-    session = press(now=clock())
-    worker = asker(Telemetry("alice"), clock)
-    worker.run_pass()
-    send_all(clock)
+    session, worker = shown(Telemetry("alice"), clock)
     services.claim(fresh(session), user=person("Alice"), now=clock.tick(1))
     for giver, taker in (("Alice", "Bob"), ("Bob", "Sue")):
         worker.run_pass()
