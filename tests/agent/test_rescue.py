@@ -23,6 +23,7 @@ from agent.rdp import RdpError
 from agent.rescue import Rescue
 from agent.store import Problem, Record, RescueStore
 from tests.agent.scripted_api import ScriptedApi
+from tests.waiting import until
 
 _JAM = Problem("E17", "Grinder jammed")
 
@@ -290,9 +291,7 @@ def test_killed_agent_takes_its_rescue_up_again(server: ScriptedApi, machine: Ma
     again.recover_in_background()
     server.wait_for_calls("GET", 1)
     again.wait_until_shown("active" if moment == "active" else "requested")
-    deadline = time.monotonic() + 5
-    while not again.hook.users and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until(lambda: again.hook.users, "RDP is open again")
     assert again.hook.steps[steps_before:] == ["close", "open"], "what was left open is shut before anything else"
     posts = [call for call in server.calls if call.path == "/api/v1/support-requests/"]
     assert len(server.requests) == 1 and len({call.headers["Idempotency-Key"] for call in posts}) == 1

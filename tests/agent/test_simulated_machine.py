@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from agent.simulator.rdp_server import is_listening
 from tests.agent.guacd import login
 from tests.agent.scripted_api import ScriptedApi
 from tests.agent.tunnel_files import TunnelFiles
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]
 
@@ -53,13 +53,6 @@ def machine_config(server: ScriptedApi, tmp_path: Path) -> MachineConfig:
 def machine(machine_config: MachineConfig) -> Iterator[SimulatedMachine]:
     with SimulatedMachine(machine_config) as running:
         yield running
-
-
-def _until(holds: Callable[[], bool], what: str, *, timeout_s: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
 
 
 def _did(actions: int, machine: SimulatedMachine) -> bool:
@@ -129,7 +122,7 @@ def test_rdp_listens_on_the_tunnels_address_while_the_tunnel_is_up(
         assert not is_listening("127.64.7.7", 3391)
         far_end.do("halt")
         machine.wait_for(lambda machine: machine.rescue.state == "closed")
-        _until(lambda: not far_end.running, "the tunnel is down")
+        until(lambda: not far_end.running, "the tunnel is down", timeout_s=15)
 
 
 def test_guacd_logs_in_with_the_one_off_password_only_and_works_the_machine(
@@ -185,9 +178,9 @@ def test_heartbeat_tells_the_fault_that_the_screen_shows(server: ScriptedApi, ma
     def told(faults: list[str]) -> Callable[[], bool]:
         return lambda: any((call.body or {}).get("faults") == faults for call in server.calls)
 
-    _until(told(["E17 Grinder jammed"]), "a heartbeat with E17")
+    until(told(["E17 Grinder jammed"]), "a heartbeat with E17", timeout_s=15)
     machine.break_down("E31")
-    _until(told(["E31 Payment terminal offline"]), "a heartbeat with E31")
+    until(told(["E31 Payment terminal offline"]), "a heartbeat with E31", timeout_s=15)
 
 
 def test_screen_that_dies_comes_back_with_what_support_said(server: ScriptedApi, machine: SimulatedMachine) -> None:
@@ -195,7 +188,7 @@ def test_screen_that_dies_comes_back_with_what_support_said(server: ScriptedApi,
     machine.wait_for(lambda machine: machine.screen["help"]["state"] == "requested")
     (machine.config.folder / "state.json").unlink()
     os.kill(machine._screen.pid, signal.SIGKILL)
-    _until((machine.config.folder / "state.json").exists, "the screen drawn again")
+    until((machine.config.folder / "state.json").exists, "the screen drawn again", timeout_s=15)
     machine.wait_for(lambda machine: machine.screen["help"]["state"] == "requested")
 
 
@@ -227,7 +220,7 @@ def test_killed_simulator_leaves_no_process_and_the_next_start_no_user(
         stderr=subprocess.DEVNULL,
     )
     try:
-        _until(ready.exists, "the simulator ready")
+        until(ready.exists, "the simulator ready", timeout_s=15)
         press = subprocess.run(
             [*command, "press", "--folder", str(folder), "--code", "E17", "--text", "It smokes", "--no-wait"],
             cwd=_ROOT,
@@ -242,7 +235,7 @@ def test_killed_simulator_leaves_no_process_and_the_next_start_no_user(
     finally:
         simulator.kill()
         simulator.wait()
-    _until(lambda: _processes_of(folder) == [], "all children dead")
+    until(lambda: _processes_of(folder) == [], "all children dead", timeout_s=15)
     assert (folder / "run" / "sam").exists()
     server.update("r1", state="closed")
     with SimulatedMachine(machine_config) as machine:
