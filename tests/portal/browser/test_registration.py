@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import expect
@@ -85,17 +86,16 @@ def test_page_with_the_code_says_when_the_machine_has_used_it(sign_in: SignIn) -
     expect(alice.page.locator("[data-progress]")).to_have_text("It is enrolled and connected.")
 
 
-def test_code_goes_from_the_screen_when_its_time_is_up(sign_in: SignIn) -> None:
+def test_code_goes_from_the_screen_when_its_time_is_up(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A short life rather than Playwright's clock: after a form was sent its jumps may be dropped without a word.
+    monkeypatch.setattr(enrolment, "CODE_LIFE", timedelta(seconds=3))
     machine = new_machine()
     alice = sign_in(person("Alice"))
-    alice.page.clock.install()
     alice.visit(f"/machines/{machine.pk}/")
     alice.page.get_by_role("button", name="Enrolment code").click()
-    expect(alice.page.locator("[data-code]")).to_be_visible()
-    expect(alice.page.locator("[data-left]")).to_have_text(re.compile(r"1[45]:\d\d"))  # the page counts
-    alice.page.clock.fast_forward("16:00")
-    expect(alice.page.locator("[data-over]")).to_contain_text("This code's time is up")
+    expect(alice.page.get_by_text("This code's time is up.")).to_be_visible()
     expect(alice.page.locator("[data-code]")).to_be_hidden()
+    expect(alice.page.locator("[data-left]")).to_have_text("0:00")
 
 
 def test_line_and_profile_come_to_the_open_page(sign_in: SignIn) -> None:
