@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 from django.core.signals import setting_changed
 from pytest_django import DjangoDbBlocker
 
 from tests import emptying, migrated
+
+# How long one example takes says nothing where a process may be held up for a second at any line.
+hypothesis.settings.register_profile("portafilter", deadline=None)
+hypothesis.settings.load_profile("portafilter")
 
 # Those that take five seconds and more: at the end they would keep one process busy, and the others waiting.
 LONGEST_FIRST = (
