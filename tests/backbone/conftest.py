@@ -19,8 +19,8 @@ def _global_accelerator() -> Iterator[FakeGlobalAccelerator]:
 
 @pytest.fixture(scope="module")
 def aws_calls() -> Aws:
-    """Clients are dear to make: the first call makes one, in the surroundings of that test."""
-    return Aws("us-west-2", setting="")
+    """Clients are dear to make: the first call makes one, in the surroundings of that test. It has patience."""
+    return Aws("us-west-2", setting="", connect_s=30, answer_s=30)
 
 
 @pytest.fixture

@@ -361,11 +361,11 @@ def test_hands_that_are_registered_run_in_the_workers_process(monkeypatch: pytes
     worker.register_hands("watering", make)
     threads = worker.start_threads(1, process="p1", stop=stop)
     try:
-        assert ran.wait(10)
+        assert ran.wait(30)
         assert made == ["p1:watering"]
     finally:
         stop.set()
         bell.ring()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert not any(thread.is_alive() for thread in threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -61,14 +62,20 @@ def words_of(answer: Any) -> str:
     return " ".join(strip_tags(answer.content.decode()).split())
 
 
-def test_page_shows_everything_that_was_read(root: Client, group: str, aws: FakeGlobalAccelerator) -> None:
+def test_page_shows_everything_that_was_read(
+    root: Client, group: str, aws: FakeGlobalAccelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = len(aws.calls)
+    read_at = AcceleratorReading.objects.get().read_at
+    assert read_at is not None
+    later = SimpleNamespace(now=lambda: read_at + timedelta(seconds=12.9))
+    monkeypatch.setattr("backbone.admin.timezone", later)
     shown = words_of(root.get(STATUS))
     for part in (
         *("portafilter", "Enabled", "Deployed", "198.51.100.7", "203.0.113.7", ".awsglobalaccelerator.com"),
         *("UDP 1194", "TCP 443", "one client address stays with one endpoint", "eu-west-1", "100 %"),
         *("HTTP /healthz at port 8080, every 10 s, 3 in a row", "Network load balancer portafilter-vpn", "Healthy"),
-        *("Client address kept", "Weight 128", "(100% of eu-west-1)", "0 s ago"),
+        *("Client address kept", "Weight 128", "(100% of eu-west-1)", "12 s ago"),
     ):
         assert part in shown, part
     assert len(aws.calls) == asked  # nothing outside is asked in a request
