@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import socket
 import struct
 import threading
@@ -23,6 +24,9 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.fakes.guacd_words import ARGUMENT_NAMES, FIRST_FRAME
+
+# A wait that is over early costs nothing; a computer that is busy with other tests may take many times as long.
+_LONG_S = 30.0
 
 
 class Received(NamedTuple):
@@ -150,6 +154,8 @@ class FakeGuacd:
         self.connections: list[FakeConnection] = []
         self.desktops: dict[str, FakeDesktop] = {}
         self.port = port
+        # Holds the port while nothing listens there (a socket that only has it refuses): in between another might.
+        self._holder = socket.socket()
         self._send_buffer = send_buffer
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -161,6 +167,9 @@ class FakeGuacd:
 
     def __enter__(self) -> FakeGuacd:
         self._running.set()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._holder.bind(("127.0.0.1", self.port))
+        self.port = self._holder.getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake guacd", daemon=True)
         self._thread.start()
         self._call(self._listen())
@@ -171,8 +180,9 @@ class FakeGuacd:
     ) -> None:
         self._call(self._shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(_LONG_S)
         self._loop.close()
+        self._holder.close()
 
     def kill(self, *, reset: bool = False) -> None:
         """As kill -9: stops listening and cuts every connection (with a RST if `reset`)."""
@@ -192,8 +202,11 @@ class FakeGuacd:
 
     # --- what it says ------------------------------------------------------------------------------------------------
 
-    def send(self, data: str | bytes, *, to: FakeConnection | None = None, timeout_s: float = 5) -> None:
-        """Writes text or raw bytes to one connection, or to all users of all desktops; waits until it is sent."""
+    def send(self, data: str | bytes, *, to: FakeConnection | None = None, timeout_s: float = _LONG_S) -> None:
+        """Writes text or raw bytes to one connection, or to all users of all desktops; waits until it is sent.
+
+        Of all users, one who is just leaving is passed over; the one connection must be there.
+        """
         self._call(self._send(data, to), timeout_s)
 
     def start_flood(self, *, total: int, blob: int = 6048, to: FakeConnection | None = None) -> None:
@@ -202,13 +215,7 @@ class FakeGuacd:
 
     def end(self, status: int, text: str = "Aborted. See logs.", *, hang_up: bool = False) -> None:
         """Ends every desktop as guacd does: `error`, `disconnect`, and the sockets stay open unless `hang_up`."""
-        self._call(self._send(instruction("error", text, status) + instruction("disconnect"), None))
-        for desktop in self.desktops.values():
-            users, desktop.users = desktop.users, []
-            if hang_up:
-                for user in users:
-                    self._loop.call_soon_threadsafe(user._close)
-        self.desktops.clear()
+        self._call(self._end(instruction("error", text, status) + instruction("disconnect"), hang_up=hang_up))
 
     def hang_up(self, connection: FakeConnection, *, reset: bool = False) -> None:
         """Closes one connection without a word."""
@@ -216,33 +223,39 @@ class FakeGuacd:
 
     # --- waiting for what it hears -----------------------------------------------------------------------------------
 
-    def wait_until(self, told: Callable[[], Any], *, timeout_s: float = 5, what: str = "") -> Any:
+    def wait_until(self, told: Callable[[], Any], *, timeout_s: float = _LONG_S, what: str = "") -> Any:
         """What `told()` gives as soon as it is true; AssertionError, with what was received, when it is not in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while not (result := told()):
-                if (left := deadline - time.monotonic()) <= 0:
+            while True:
+                left = deadline - time.monotonic()  # looked at before: held up in between, it would be given up early
+                if result := told():
+                    return result
+                if left <= 0:
                     seen = [(c.selected, c.opcodes[-20:], "ended" if c.ended else "open") for c in self.connections]
                     raise AssertionError(f"Not within {timeout_s} s: {what or told}. Connections: {seen}")
                 self._changed.wait(min(left, 0.05))
-            return result
 
-    async def wait(self, told: Callable[[], Any], *, timeout_s: float = 5, what: str = "") -> Any:
+    async def wait(self, told: Callable[[], Any], *, timeout_s: float = _LONG_S, what: str = "") -> Any:
         """`wait_until` for asyncio tests."""
         return await asyncio.to_thread(self.wait_until, told, timeout_s=timeout_s, what=what)
 
     @property
     def owners(self) -> list[FakeConnection]:
         """The live first users: keepers."""
-        return [user for desktop in self.desktops.values() for user in desktop.users if user.is_owner]
+        return [user for user in self._users() if user.is_owner]
 
     @property
     def joiners(self) -> list[FakeConnection]:
-        return [user for desktop in self.desktops.values() for user in desktop.users if not user.is_owner]
+        return [user for user in self._users() if not user.is_owner]
+
+    def _users(self) -> list[FakeConnection]:
+        # Copies, each made at one stroke: the test asks on its own thread while users come and go on ours.
+        return [user for desktop in list(self.desktops.values()) for user in list(desktop.users)]
 
     # --- on its own loop ---------------------------------------------------------------------------------------------
 
-    def _call(self, coroutine: Any, timeout_s: float = 5) -> Any:
+    def _call(self, coroutine: Any, timeout_s: float = _LONG_S) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
 
     def _spawn(self, coroutine: Any) -> None:
@@ -255,12 +268,12 @@ class FakeGuacd:
             self._changed.notify_all()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20, reuse_port=True)
 
     async def _stop(self, *, reset: bool = False) -> None:
         if self._server:
             self._server.close()
+            self._server = None
         for connection in self.connections:
             if not connection.ended:
                 connection._close(reset=reset)
@@ -278,6 +291,9 @@ class FakeGuacd:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._server is None:  # it was accepted just before the kill
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         if self._send_buffer:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
@@ -432,12 +448,25 @@ class FakeGuacd:
                 del self.desktops[connection.connection_id]
 
     async def _send(self, data: str | bytes, to: FakeConnection | None) -> None:
-        users = [to] if to else [user for desktop in self.desktops.values() for user in desktop.users]
+        if to:
+            await to._send(data)
+            return
+        for user in self._users():
+            with contextlib.suppress(ConnectionError):
+                await user._send(data)
+
+    async def _end(self, last_words: str, *, hang_up: bool) -> None:
+        # Forgotten before anybody hears of it: a keeper that comes back at once opens a desktop that stays.
+        users = self._users()
+        self.desktops.clear()
         for user in users:
-            await user._send(data)
+            with contextlib.suppress(ConnectionError):
+                await user._send(last_words)
+            if hang_up:
+                user._close()
 
     async def _flood(self, total: int, blob: int, to: FakeConnection | None) -> None:
-        users = [to] if to else [user for desktop in self.desktops.values() for user in desktop.users]
+        users = [to] if to else self._users()
         picture = instruction("img", 1, 14, 0, "image/png", 0, 0)
         picture += instruction("blob", 1, "A" * (blob // 4 * 4)) * 4 + instruction("end", 1)
 
