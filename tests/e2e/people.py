@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from playwright.sync_api import BrowserContext, Dialog, Page, WebSocket, expect
 
 from agent.simulator import MachineConfig
+from tests.chromium import PATIENCE_MS
 
 # Keeps the page's sockets, and all that its curtain ever said, where a test can get at them.
 _WITNESS = """
@@ -28,7 +29,7 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 """
 AT_DESKTOP = "html[data-desktop=connected][data-first-frame=yes]"
-DESKTOP_S = 20_000  # until a desktop is on a screen, in milliseconds, on a busy computer
+DESKTOP_MS = 60_000  # until a desktop is on a screen, on a busy computer
 _CHOICE = "fieldset[data-field={}] label.choice"
 
 
@@ -55,7 +56,7 @@ class Person:
         self.complaints: list[str] = []
         context.add_init_script(_WITNESS)
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("websocket", self._listen)
         self.page.on("dialog", self._asked)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -128,7 +129,7 @@ class Person:
     # --- the desktop -------------------------------------------------------------------------------------------------
 
     def is_at_desktop(self) -> None:
-        expect(self.page.locator(AT_DESKTOP)).to_have_count(1, timeout=DESKTOP_S)
+        expect(self.page.locator(AT_DESKTOP)).to_have_count(1, timeout=DESKTOP_MS)
 
     def click_widget(self, machine: Shown, name: str) -> None:
         """Clicks a button of the machine's screen where this browser shows it."""

@@ -50,7 +50,7 @@ def test_jammed_grinder_is_cured_from_afar_and_nothing_is_left(
     assert rdp_port is not None and is_listening(machine.config.address, rdp_port) and sam.exists()
     assert installation.guacd_of(rescue) != [] and installation.credentials_of(rescue) == 1
     cause, fix = alice.close()
-    expect(alice.page.locator("[data-summary] [data-state=closed]")).to_be_visible(timeout=15_000)
+    expect(alice.page.locator("[data-summary] [data-state=closed]")).to_be_visible()
     expect(alice.page.locator("[data-summary]")).to_contain_text("Solved and closed. Nothing is left open.")
     expect(alice.page.locator("[data-summary]")).to_contain_text(cause)
     expect(alice.page.locator("[data-summary]")).to_contain_text(fix)

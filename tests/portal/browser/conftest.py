@@ -34,7 +34,7 @@ from playwright.sync_api import (
 
 from machines.models import User
 from notifications import live
-from tests.chromium import CHROMIUM, FLAGS
+from tests.chromium import CHROMIUM, FLAGS, PATIENCE_MS
 
 PHONE: ViewportSize = {"width": 390, "height": 844}
 DESK: ViewportSize = {"width": 1440, "height": 900}
@@ -67,7 +67,7 @@ def instruction(*elements: object) -> str:
     return ",".join(f"{len(str(element))}.{element}" for element in elements) + ";"
 
 
-def until(page: Page, holds: Callable[[], object], *, within_s: float = 10) -> None:
+def until(page: Page, holds: Callable[[], object], *, within_s: float = PATIENCE_MS / 1000) -> None:
     """Lets the browser go on until something holds; fails after the deadline."""
     deadline = time.monotonic() + within_s
     while not holds():
@@ -191,7 +191,7 @@ class Operator:
         self.complaints: list[str] = []
         self._answers: list[tuple[str, Callable[[Route], None]]] = []
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", self._asked)
         self.page.on(

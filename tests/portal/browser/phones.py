@@ -16,7 +16,7 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, CDPSession, Page, Playwright, ViewportSize, Worker
 
-from tests.chromium import CHROMIUM, FLAGS
+from tests.chromium import CHROMIUM, FLAGS, PATIENCE_MS
 
 # What Debian's Chromium, which bears no channel's name, gives as its push service.
 SERVICE = "https://jmt17.google.com"
@@ -68,7 +68,7 @@ class Phone:
         self.context = context
         self.address = address
         self.page: Page = context.pages[0]
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.complaints: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda message: self._hear(message.text))

@@ -46,7 +46,7 @@ def test_machine_page_says_that_its_line_is_lost_and_catches_up(sign_in: SignIn)
     bob = {"id": person("Bob").pk, "name": "Bob"}
     alice.live.cards = [newer(card, operator=bob, claimed_at=card["requested_at"], may=["watch"])]
     alice.live.blocked = False
-    expect(rescue).to_contain_text("Bob has it.", timeout=20_000)
+    expect(rescue).to_contain_text("Bob has it.")
     expect(banner).to_be_hidden()
 
 
@@ -106,7 +106,7 @@ def test_answer_from_before_the_line_came_back_changes_nothing(sign_in: SignIn) 
     fresh = newer(card, id="0b7b5f6e-0000-4000-8000-000000000008", problem={"code": "", "text": "Pressed since"})
     alice.live.cards = [card, fresh]
     alice.live.blocked = False
-    expect(alice.page.locator(".ticket")).to_have_count(2, timeout=20_000)
+    expect(alice.page.locator(".ticket")).to_have_count(2)
     for route in held:
         route.fulfill(json=listing(card))
     alice.live.tell(newer(card, problem={"code": "", "text": "Said last"}))

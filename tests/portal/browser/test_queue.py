@@ -135,7 +135,7 @@ def test_lost_line_is_said_and_comes_back_by_itself(sign_in: SignIn) -> None:
     expect(alice.page.locator(".connection")).to_contain_text("What you see may be old")
     alice.live.blocked = False
     alice.live.cards = [newer(card, problem={"code": "", "text": "Caught up"})]
-    expect(alice.page.locator(".ticket")).to_contain_text("Caught up", timeout=20_000)
+    expect(alice.page.locator(".ticket")).to_contain_text("Caught up")
     expect(alice.page.locator(".connection")).to_be_hidden()
 
 
