@@ -9,6 +9,9 @@ import threading
 import time
 from dataclasses import dataclass
 from email.message import EmailMessage
+from typing import Any
+
+from tests.waiting import LONG_S
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class MailServer:
         self.stall_s = 0.0
         self.slow_at: dict[str, float] = {}
         self.commands: list[str] = []
+        self.talking = 0  # conversations that have begun and not ended
         self._arrived = threading.Condition()
         self._may_answer = threading.Event()
         self._may_answer.set()
@@ -47,10 +51,19 @@ class MailServer:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                outer._talk(self)
+                try:
+                    outer._talk(self)
+                except OSError:
+                    pass  # the line was cut
+                finally:
+                    outer._count(-1)
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = daemon_threads = True
+
+            def process_request(self, *asked: Any) -> None:
+                outer._count(1)
+                super().process_request(*asked)
 
         self._server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="mail server", daemon=True).start()
@@ -72,11 +85,21 @@ class MailServer:
     def let_go(self) -> None:
         self._may_answer.set()
 
-    def wait_for(self, count: int, *, timeout_s: float = 10) -> list[Mail]:
+    def wait_until_left(self) -> None:
+        """Returns when nobody talks to it any more: what was not handed in by then is not handed in later."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: not self.talking, LONG_S), f"{self.talking} still talk"
+
+    def wait_for(self, count: int, *, timeout_s: float = LONG_S) -> list[Mail]:
         with self._arrived:
             there = self._arrived.wait_for(lambda: len(self.mails) >= count, timeout_s)
             assert there, f"{len(self.mails)} of {count} mails within {timeout_s} s"
             return self.mails[:]
+
+    def _count(self, more: int) -> None:
+        with self._arrived:
+            self.talking += more
+            self._arrived.notify_all()
 
     def _talk(self, handler: socketserver.StreamRequestHandler) -> None:
         def say(line: str) -> None:
@@ -108,6 +131,8 @@ class MailServer:
                 raw = bytearray()
                 while (part := handler.rfile.readline()) not in (b".\r\n", b""):
                     raw += part.removeprefix(b".")
+                if not part:
+                    return  # broken off: that was no message
                 with self._arrived:
                     self.mails.append(Mail(sender, tuple(recipients), bytes(raw)))
                     self._arrived.notify_all()

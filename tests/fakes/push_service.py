@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import secrets
 import threading
@@ -31,6 +32,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.waiting import LONG_S
 
 _MAX_BODY_BYTES = 4096
 _MAX_VAPID_S = 24 * 3600
@@ -115,7 +118,7 @@ class PushService:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="push service", daemon=True)
         self._thread.start()
-        assert ready.wait(10), "the push service did not start"
+        assert ready.wait(LONG_S), "the push service did not start"
         return self
 
     def __exit__(
@@ -128,7 +131,7 @@ class PushService:
         self._may_answer.set()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(LONG_S)
 
     @property
     def origin(self) -> str:
@@ -148,7 +151,11 @@ class PushService:
     def let_go(self) -> None:
         self._may_answer.set()
 
-    def wait_for(self, count: int, *, timeout_s: float = 10) -> list[Push]:
+    def end_stalls(self) -> None:
+        """Nothing stalls any more, also what does already."""
+        self._loop.call_soon_threadsafe(self._stalls_end.set)
+
+    def wait_for(self, count: int, *, timeout_s: float = LONG_S) -> list[Push]:
         """The pushes, as soon as there are so many; AssertionError when they are not there in time."""
         with self._arrived:
             there = self._arrived.wait_for(lambda: len(self.pushes) >= count, timeout_s)
@@ -159,7 +166,7 @@ class PushService:
         asyncio.run(self._serve(ready))
 
     async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stop, self._stalls_end = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         application = web.Application(client_max_size=64 * 1024)
         application.router.add_route("*", "/{path:.*}", self._take)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
@@ -193,7 +200,8 @@ class PushService:
             self.pushes.append(push)
             self._arrived.notify_all()
         if answer.stall_s:
-            await asyncio.sleep(answer.stall_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stalls_end.wait(), answer.stall_s)
         while not self._may_answer.is_set():
             await asyncio.sleep(0.01)
         return web.Response(status=answer.status, headers=answer.headers)
