@@ -26,8 +26,8 @@ def config(server: ScriptedApi, tmp_path: Path) -> AgentConfig:
         token=server.token,
         state_dir=tmp_path / "state",
         source_address="127.64.7.7",
-        timeout_s=5,
-        poll_wait_s=5,
+        timeout_s=30,
+        poll_wait_s=60,
         rdp_port=3391,
         software="aurora 9.4",
     )

@@ -65,7 +65,7 @@ class ScriptedApi:
             document.update(values, version=document["version"] + 1)
             self.changed.notify_all()
 
-    def wait_for_calls(self, method: str, number: int, *, timeout_s: float = 10.0) -> list[Call]:
+    def wait_for_calls(self, method: str, number: int, *, timeout_s: float = 30.0) -> list[Call]:
         """The calls with this method, as soon as there are so many of them."""
         deadline = time.monotonic() + timeout_s
         with self.changed:
@@ -73,6 +73,14 @@ class ScriptedApi:
                 if not self.changed.wait(deadline - time.monotonic()):
                     raise AssertionError(f"{len(found)} {method} calls within {timeout_s} s, expected {number}")
         return found
+
+    def wait_for_poll(self, request_id: str, *, timeout_s: float = 30.0) -> None:
+        """Returns when the machine waits for news of the request as it is now: it has done with all before them."""
+        deadline = time.monotonic() + timeout_s
+        with self.changed:
+            while not any(call.path.endswith(f"&since={self.requests[request_id]['version']}") for call in self.calls):
+                if not self.changed.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"nobody waited for news of {request_id} within {timeout_s} s")
 
     def ask(self, key: str, body: Any) -> tuple[int, dict[str, Any]]:
         """The contract's POST: same key or a request already open gives 200 and that one."""

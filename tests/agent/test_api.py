@@ -20,7 +20,7 @@ def _ask(client: Client, key: str = "k1") -> str:
     def call() -> str:
         return client.ask(key, _LOGIN, rdp={"port": 3391}, problem={"code": "E17"}).request.id
 
-    return keep_trying(call, stop=threading.Event(), what="asking", give_up_after_s=5)
+    return keep_trying(call, stop=threading.Event(), what="asking", give_up_after_s=30)
 
 
 def test_call_leaves_from_the_machines_own_address_with_its_token(server: ScriptedApi, config: AgentConfig) -> None:
@@ -100,7 +100,7 @@ def test_long_poll_returns_as_soon_as_something_changes(server: ScriptedApi, con
     poll.start()
     server.wait_for_calls("GET", 1)
     server.update(request_id, state="starting")
-    poll.join(10)
+    poll.join(30)
     assert answers == ["starting"]
     assert server.calls[-1].path.endswith("?wait=30&since=1")
 

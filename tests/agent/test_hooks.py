@@ -56,11 +56,11 @@ def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Accounts:
 
 
 def _hook() -> CommandHook:
-    return CommandHook((_OPEN,), (_CLOSE,), port=3389, timeout_s=20)
+    return CommandHook((_OPEN,), (_CLOSE,), port=3389, timeout_s=60)
 
 
 def _run(hook: str, given: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([hook], input=given, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([hook], input=given, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_one_off_user_is_there_for_the_rescue_only(accounts: Accounts) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from agent.credentials import Credentials
 from agent.rdp import CommandHook, RdpError
+from tests.agent.tunnel_files import is_alive
 
 _LOGIN = Credentials("help-abc", "s3cret-é☕")
 
@@ -32,7 +34,7 @@ def _hook(folder: Path, *, prints: str = "''", status: int = 0, extra: str = "")
         (sys.executable, "-c", opening, trace, "two words; $HOME"),
         (sys.executable, "-c", _CLOSE, trace),
         port=3389,
-        timeout_s=10,
+        timeout_s=30,
     )
 
 
@@ -74,13 +76,13 @@ def test_missing_command_is_named() -> None:
 
 
 def test_server_left_in_the_background_does_not_hold_the_command(tmp_path: Path) -> None:
-    sleeper = "\nimport subprocess; subprocess.Popen(['sleep', '8'])"
-    hook = CommandHook(
-        (sys.executable, "-c", "import sys; sys.stdin.read()" + sleeper),
-        (sys.executable, "-c", ""),
-        port=3389,
-        timeout_s=6,
+    note = tmp_path / "pid"
+    server = (
+        "import pathlib, subprocess, sys; sys.stdin.read()\n"
+        f"pathlib.Path({str(note)!r}).write_text(str(subprocess.Popen(['sleep', '600']).pid))"
     )
-    started = time.monotonic()
+    hook = CommandHook((sys.executable, "-c", server), (sys.executable, "-c", ""), port=3389, timeout_s=60)
     hook.open(_LOGIN)
-    assert time.monotonic() - started < 6
+    pid = int(note.read_text())
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGKILL)

@@ -46,8 +46,8 @@ class FakeHook:
         if self.fail_open:
             self.fail_open -= 1
             raise RdpError("open-rdp ended with status 3")
-        self.users[credentials.username] = credentials.password
         self.steps.append("open")
+        self.users[credentials.username] = credentials.password
         return 3391
 
     def close(self, username: str) -> None:
@@ -55,8 +55,8 @@ class FakeHook:
             raise PowerCut
         if self.fail_close:
             raise RdpError("close-rdp ended with status 3")
-        self.users.pop(username, None)
         self.steps.append("close")
+        self.users.pop(username, None)
 
 
 class Machine:
@@ -86,12 +86,12 @@ class Machine:
 
     def joined(self) -> Notice | BaseException | None:
         assert self.thread is not None
-        self.thread.join(15)
+        self.thread.join(30)
         assert not self.thread.is_alive()
         return self.result[0]
 
     def wait_until_shown(self, state: str) -> Notice:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         with self.changed:
             while not (found := [notice for notice in self.shown if notice.state == state]):
                 if not self.changed.wait(deadline - time.monotonic()):
@@ -228,6 +228,7 @@ def test_request_that_the_server_no_longer_knows_shuts_rdp(server: ScriptedApi, 
 def test_cancel_shuts_rdp_and_tells_the_server(server: ScriptedApi, machine: Machine) -> None:
     machine.press_in_background()
     machine.wait_until_shown("requested")
+    server.wait_for_poll("r1")  # between two calls it would not wait for the server's word of the end
     assert machine.rescue.cancel()
     machine.wait_until_shown("closing")
     server.update("r1", state="closed", message="Cancelled. Everything is closed.")
