@@ -40,6 +40,7 @@ ENDED = "ended"  # the program is gone
 TRAFFIC_EVERY_S = 2
 _END_S = 5.0  # OpenVPN takes a second or two to say goodbye (explicit-exit-notify)
 _CONNECT_BACK_S = 15.0
+_LAST_WORDS_S = 10.0  # its end of the connection is gone with it: only a thread that is held up takes longer
 _LINE_LIMIT = 64 * 1024
 _LONGEST_SOCKET_NAME = 100  # unix(7) has room for 107 bytes
 _STATE = re.compile(r"(?:>STATE:)?\d{1,20},([A-Z_]{1,30}),([^,]*),([^,]*)")
@@ -200,7 +201,7 @@ class OpenVpn:
                 self._said.append(text)
                 log.debug("openvpn: %s", text)
         status = process.wait()
-        hearing.join(2.0)  # what it said last comes before its end
+        hearing.join(_LAST_WORDS_S)  # what it said last comes before its end
         detail = f"status {status}"
         if status != 0 and self._said:
             detail += ": " + " | ".join(list(self._said)[-3:])
