@@ -194,11 +194,11 @@ class FakeGuacd:
         self._call(self._listen())
 
     def freeze(self) -> None:
-        """As SIGSTOP: sockets stay open, the kernel goes on accepting, nothing is read or said."""
-        self._loop.call_soon_threadsafe(self._running.clear)
+        """As SIGSTOP: sockets stay open, the kernel goes on accepting, nothing is read or said from now on."""
+        self._call(self._run_on(False))
 
     def thaw(self) -> None:
-        self._loop.call_soon_threadsafe(self._running.set)
+        self._call(self._run_on(True))
 
     # --- what it says ------------------------------------------------------------------------------------------------
 
@@ -266,6 +266,9 @@ class FakeGuacd:
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+    async def _run_on(self, goes_on: bool) -> None:
+        (self._running.set if goes_on else self._running.clear)()
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20, reuse_port=True)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fakes.guacd import FakeGuacd, Fault, instruction
 from tests.fakes.guacd_words import ARGUMENT_NAMES
+from tests.waiting import LONG_S
 
 HELLO = (
     instruction("size", 1024, 768, 96) + instruction("audio") + instruction("video")
@@ -16,7 +17,7 @@ HELLO = (
 
 
 def _dial(guacd: FakeGuacd) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", guacd.port), timeout=3)
+    return socket.create_connection(("127.0.0.1", guacd.port), timeout=LONG_S)
 
 
 def _read_until(sock: socket.socket, mark: str) -> str:
