@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,10 @@ from sessions.gateways.base import GatewayDriver, GatewayRequest, GatewayStatus,
 from sessions.gateways.ecs import EcsGateways
 from sessions.gateways.fixed import FixedGateways
 from sessions.gateways.local import LocalGateways
-from tests import waiting
 from tests.fakes.ecs import FakeEcs
+from tests.waiting import LONG_S, until
 
 GUACD = "/usr/sbin/guacd"
-
-until = partial(waiting.until, timeout_s=5)
 
 
 def new_request() -> GatewayRequest:
@@ -44,7 +42,7 @@ class Case:
     def start(self, request: GatewayRequest) -> GatewayStatus:
         """A gateway of that driver, when it is no longer starting."""
         status = self.driver.start(request)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LONG_S
         while status.state == "starting":
             assert time.monotonic() < deadline, f"still starting: {status.detail}"
             time.sleep(0.02)
@@ -53,7 +51,7 @@ class Case:
 
     def stop(self, request: GatewayRequest, status: GatewayStatus) -> None:
         """Returns when it is confirmed, as the worker comes again for it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LONG_S
         while True:
             try:
                 self.driver.stop(request.attempt_id, status.handle)
@@ -69,6 +67,15 @@ def place(status: GatewayStatus) -> tuple[str, str, int]:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guacd that is there answers at once, on a busy computer perhaps after seconds; it is not to seem to hang."""
+    monkeypatch.setattr("sessions.gateways.ecs._PROBE_TIMEOUT_S", LONG_S)
+    monkeypatch.setattr("sessions.gateways.ecs_probes._TIMEOUT_S", LONG_S)
+    monkeypatch.setattr("sessions.gateways.fixed._PROBE_TIMEOUT_S", LONG_S)
+    monkeypatch.setattr("sessions.gateways.fixed._START_TIMEOUT_S", LONG_S)
+
+
+@pytest.fixture
 def local(settings: Settings, tmp_path: Path) -> Iterator[LocalGateways]:
     settings.INSTALLATION = f"test-{uuid.uuid4()}"
     driver = LocalGateways()
@@ -81,16 +88,21 @@ def local(settings: Settings, tmp_path: Path) -> Iterator[LocalGateways]:
 @pytest.fixture
 def guacd_host() -> Iterator[subprocess.Popen[bytes]]:
     """A guacd that somebody else runs; its port is in `args[5]`."""
-    port = _free_port()
-    process = subprocess.Popen(
-        [GUACD, "-f", "-b", "127.0.0.1", "-l", str(port), "-L", "error"], start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    until(lambda: _answers(port), what="guacd of one's own answers")
-    yield process
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    with socket.socket() as held:
+        # Bound, and listening to nobody: guacd can have the port beside us, and nobody else, also when it is dead.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = int(held.getsockname()[1])
+        process = subprocess.Popen(
+            [GUACD, "-f", "-b", "127.0.0.1", "-l", str(port), "-L", "error"], start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until(lambda: _answers(port), what="guacd of one's own answers")
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="package")
@@ -102,12 +114,12 @@ def shared_ecs() -> Iterator[FakeEcs]:
 @pytest.fixture(scope="package")
 def shared_aws(shared_ecs: FakeEcs) -> Aws:
     """Its clients are made once: boto3 takes a third of a second for one."""
-    return Aws(shared_ecs.region)
+    return Aws(shared_ecs.region, connect_s=LONG_S, answer_s=LONG_S)
 
 
 @pytest.fixture
 def fake_ecs(
-    shared_ecs: FakeEcs, shared_aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    shared_ecs: FakeEcs, shared_aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch, patient: None
 ) -> Iterator[FakeEcs]:
     """An ECS of an installation of its own, chosen by the settings, which nothing is left in afterwards."""
     for name, value in shared_ecs.surroundings.items():
@@ -124,7 +136,7 @@ def fake_ecs(
 
 
 @pytest.fixture(params=["local", "fixed", "ecs"])
-def case(request: pytest.FixtureRequest, settings: Settings) -> Case:
+def case(request: pytest.FixtureRequest, settings: Settings, patient: None) -> Case:
     if request.param == "ecs":
         ecs: FakeEcs = request.getfixturevalue("fake_ecs")
         return Case(EcsGateways(), lambda status: ecs.kill_guacd(status.host), True)
@@ -144,17 +156,9 @@ def case(request: pytest.FixtureRequest, settings: Settings) -> Case:
     return Case(FixedGateways(), kill_host, False)
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def _answers(port: int) -> bool:
     try:
-        probe.answers("127.0.0.1", port, timeout_s=1)
+        probe.answers("127.0.0.1", port, timeout_s=LONG_S)
     except OSError:
         return False
     return True

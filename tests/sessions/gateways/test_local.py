@@ -19,7 +19,8 @@ from sessions.gateways import local as local_module
 from sessions.gateways import processes
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus
 from sessions.gateways.local import LocalGateways
-from tests.sessions.gateways.conftest import new_request, until
+from tests.sessions.gateways.conftest import new_request
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
 

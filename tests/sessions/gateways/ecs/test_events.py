@@ -19,8 +19,9 @@ from sessions.gateways.ecs import EcsGateways
 from sessions.models import Gateway
 from sessions.states import GatewayState
 from tests.fakes.ecs import Answer, FakeEcs
-from tests.sessions.gateways.conftest import Case, new_request, until
+from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.rescues import Clock, press
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
 

@@ -21,9 +21,9 @@ from sessions.models import Gateway, SupportSession
 from sessions.states import GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.ecs import FOR_EVER, FakeEcs, Life, Task
-from tests.sessions.gateways.conftest import until
 from tests.sessions.rescues import Clock, press
 from tests.sessions.working import FakeVpn
+from tests.waiting import LONG_S, until
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db]
 
@@ -70,7 +70,7 @@ def module_ecs() -> Iterator[FakeEcs]:
 
 @pytest.fixture(scope="module")
 def module_aws(module_ecs: FakeEcs) -> Aws:
-    return Aws(module_ecs.region)
+    return Aws(module_ecs.region, connect_s=LONG_S, answer_s=LONG_S)
 
 
 @pytest.fixture

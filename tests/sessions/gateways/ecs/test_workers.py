@@ -18,9 +18,10 @@ from sessions.models import Gateway, SupportSession
 from sessions.states import GatewayState, State
 from sessions.worker import Worker
 from tests.fakes.ecs import Answer, FakeEcs, Life
-from tests.sessions.gateways.conftest import Case, new_request, until
+from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.rescues import press
 from tests.sessions.working import FakeVpn
+from tests.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True)]
 
