@@ -8,14 +8,15 @@ from pytest_django.fixtures import Settings
 from sessions.gateways.base import GatewayError
 from sessions.gateways.ecs import EcsGateways
 from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
-from tests.sessions.gateways.conftest import Case, new_request, until
+from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.gateways.ecs.looking import Clock, called, look
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
 
 
 def test_new_task_that_is_not_shown_yet_is_starting(case: Case, ecs: FakeEcs) -> None:
-    ecs.lives(Life(lag_s=0.5))
+    ecs.lives(Life(lag_s=FOR_EVER))
     request = new_request()
     status = case.driver.start(request)
     before = len(called(ecs, "DescribeTasks"))
@@ -27,6 +28,8 @@ def test_new_task_that_is_not_shown_yet_is_starting(case: Case, ecs: FakeEcs) ->
         what="it was looked for",
     )
     assert case.driver.describe(request.attempt_id, status.handle).state == "starting"
+    (task,) = ecs.tasks()
+    task.life = Life()
     assert case.start(request).state == "ready"
 
 

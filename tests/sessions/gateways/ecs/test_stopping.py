@@ -11,8 +11,9 @@ from pytest_django.fixtures import Settings
 from sessions.gateways.base import GatewayError, GatewayStatus, StillStopping
 from sessions.gateways.ecs import EcsGateways
 from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
-from tests.sessions.gateways.conftest import Case, new_request, until
+from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.gateways.ecs.looking import Clock, called
+from tests.waiting import until
 
 pytestmark = pytest.mark.real
 
@@ -55,13 +56,15 @@ def test_order_whose_answer_was_lost_is_not_taken_for_none(
 ) -> None:
     """ListTasks shows it late; nobody may say before that there is nothing to stop."""
     monkeypatch.setattr("sessions.gateways.ecs._SEARCH_EVERY_S", 0.0)
-    ecs.lives(Life(lag_s=0.5))
+    ecs.lives(Life(lag_s=FOR_EVER))
     ecs.will(Answer.LOST, "RunTask", times=3)
     request = new_request()
     with pytest.raises(GatewayError):
         case.driver.start(request)
     with pytest.raises(StillStopping, match="not known yet"):
         case.driver.stop(request.attempt_id, {})
+    (task,) = ecs.tasks()
+    task.life = Life()
     case.stop(request, GatewayStatus("stopped"))
     assert ecs.alive() == [] and len(ecs.tasks()) == 1
 
