@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ class Desktop:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def shows_a_screen(self, *, timeout_s: float = 15.0) -> bool:
+    def shows_a_screen(self, *, timeout_s: float = 45.0) -> bool:
         """True once a screen's worth of pictures came; False when the connection ends or fails before."""
         received = b""
         deadline = time.monotonic() + timeout_s
@@ -54,9 +55,7 @@ def login(address: str, port: int, username: str, password: str) -> Iterator[Des
     program = shutil.which("guacd")
     if program is None:
         pytest.skip("guacd is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        own_port = probe.getsockname()[1]
+    own_port = _free_port()
     guacd = subprocess.Popen(
         [program, "-f", "-b", "127.0.0.1", "-l", str(own_port)],
         stdout=subprocess.DEVNULL,
@@ -88,11 +87,19 @@ def login(address: str, port: int, username: str, password: str) -> Iterator[Des
         guacd.wait()
 
 
+def _free_port() -> int:
+    """One that no outgoing connection of another test takes meanwhile: below Linux's range for those (ip(7))."""
+    while True:
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
+            return int(found.getsockname()[1])
+
+
 def _connected(port: int) -> socket.socket:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout=10)
+            return socket.create_connection(("127.0.0.1", port), timeout=30)
         except ConnectionRefusedError:
             if time.monotonic() > deadline:
                 raise
