@@ -41,7 +41,7 @@ def free_port(kind: int) -> int:
     """One that no outgoing connection of another test takes meanwhile: below Linux's range for those (ip(7))."""
     while True:
         with socket.socket(socket.AF_INET, kind) as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            found.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
             return int(found.getsockname()[1])
 
 
@@ -56,7 +56,7 @@ class Server:
     tls_crypt_key: str
 
     def said(self) -> str:
-        return (self.folder / "server.log").read_text()
+        return (self.folder / "server.log").read_text(errors="replace")
 
     def revoke(self, *certificates: x509.Certificate) -> None:
         rows = [(pki.serial_of(one), NOW) for one in certificates]
@@ -64,10 +64,15 @@ class Server:
         (self.folder / "crl.new").write_text(crl)
         (self.folder / "crl.new").replace(self.folder / "crl.pem")
 
-    def admit_all(self, stop: threading.Event) -> None:
-        with socket.socket(socket.AF_UNIX) as management:
-            management.settimeout(0.2)
-            management.connect(str(self.folder / "management.sock"))
+    def listen(self) -> socket.socket:
+        """Its management socket. Who comes before somebody listens there is told of nobody."""
+        management = socket.socket(socket.AF_UNIX)
+        management.settimeout(0.2)
+        management.connect(str(self.folder / "management.sock"))
+        return management
+
+    def admit_all(self, management: socket.socket, stop: threading.Event) -> None:
+        with management:
             buffer = b""
             while not stop.is_set():
                 try:
@@ -112,11 +117,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
             timeout_s=30,
         )
         assert process.poll() is None, made.said()
-        agent = threading.Thread(target=made.admit_all, args=(stop,))
+        agent = threading.Thread(target=made.admit_all, args=(made.listen(), stop))
         agent.start()
         yield made
         stop.set()
-        agent.join(10)
+        agent.join(30)
     finally:
         stop.set()
         process.kill()
