@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.simulator import children
 from agent.simulator.png import encode_rgb
 
-_START_S = 15.0
+_START_S = 60.0  # a busy computer takes many times the second of an idle one
 # XWD files (X11/XWDFile.h): 25 words, big-endian, then the window's name, the colour map, the picture.
 _HEADER = struct.Struct(">25I")
 _BITS_PER_PIXEL, _BYTES_PER_LINE, _COLOURS = 11, 12, 19

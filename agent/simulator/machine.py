@@ -184,7 +184,7 @@ class SimulatedMachine:
     def pixel(self, x: int, y: int) -> tuple[int, int, int]:
         return self._display.pixel(x, y)
 
-    def wait_for(self, holds: Callable[[SimulatedMachine], bool], *, timeout_s: float = 20.0) -> None:
+    def wait_for(self, holds: Callable[[SimulatedMachine], bool], *, timeout_s: float = 60.0) -> None:
         """Returns as soon as `holds(machine)`; raises TimeoutError that says how the machine was then."""
         deadline = time.monotonic() + timeout_s
         with self._changed:

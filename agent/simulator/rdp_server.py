@@ -21,7 +21,7 @@ from agent.simulator.md4 import nt_hash
 
 log = logging.getLogger("agent.simulator.rdp")
 
-_START_S = 30.0  # more than 10 s were measured with eight others starting on two busy processors
+_START_S = 60.0  # more than 10 s were measured with eight others starting on two busy processors
 _STOP_S = 5.0
 _POLL_S = 0.01
 _LONGEST_POLL_S = 0.1  # reading the kernel's list costs a millisecond, which a slow start can use better

@@ -20,7 +20,7 @@ log = logging.getLogger("agent.simulator.screen")
 
 PYTHON_WITH_TK = "/usr/bin/python3"  # Debian's: the python3-tk package is of no use to another one
 _ROOT = Path(__file__).resolve().parents[2]
-_START_S = 20.0
+_START_S = 60.0  # a busy computer takes many times the second of an idle one
 
 
 class ScreenError(Exception):
