@@ -35,11 +35,15 @@ def api(lab: VpnLab) -> Iterator[ScriptedApi]:
 @pytest.fixture
 def settings(lab: VpnLab, api: ScriptedApi, tmp_path: Path) -> Path:
     path = tmp_path / "agent.ini"
-    note = "import sys, pathlib; sys.stdin.read(); pathlib.Path({!r}).".format(str(tmp_path / "open"))
+    note = "import sys, pathlib; sys.stdin.read(); open({!r}, 'a').write('{}\\n'); pathlib.Path({!r}).{}"
+    opens, closes = (
+        note.format(str(tmp_path / "hooks"), word, str(tmp_path / "open"), deed)
+        for word, deed in (("open", "touch()"), ("close", "unlink(missing_ok=True)"))
+    )
     path.write_text(
         f"[api]\nurl = {api.url}\ntoken = {api.token}\n[vpn]\nprofile = {lab.profile}\n"
-        f"[rdp]\nopen_command =\n    {sys.executable}\n    -c\n    {note}touch()\n"
-        f"close_command =\n    {sys.executable}\n    -c\n    {note}unlink(missing_ok=True)\n",
+        f"[rdp]\nopen_command =\n    {sys.executable}\n    -c\n    {opens}\n"
+        f"close_command =\n    {sys.executable}\n    -c\n    {closes}\n",
         encoding="utf-8",
     )
     return path
@@ -56,6 +60,11 @@ def _agent(lab: VpnLab, settings: Path, *arguments: str) -> subprocess.Popen[str
     )
 
 
+def _hooks(settings: Path) -> list[str]:
+    """What the agent had done with RDP, in order."""
+    return (settings.parent / "hooks").read_text(encoding="utf-8").split()
+
+
 def test_rescue_goes_through_the_tunnel_and_ends_with_the_servers_halt(
     lab: VpnLab, api: ScriptedApi, settings: Path
 ) -> None:
@@ -66,7 +75,7 @@ def test_rescue_goes_through_the_tunnel_and_ends_with_the_servers_halt(
     api.update("r1", state="closing", end_reason="resolved", message="Solved.")
     until(lambda: not (settings.parent / "open").exists(), "RDP is shut")
     lab.halt()
-    out, err = press.communicate(timeout=20)
+    out, err = press.communicate(timeout=60)
     assert press.returncode == 0 and out.splitlines()[-1] == "closed: Solved.", err
     assert "the server ended the tunnel" in err and lab.tunnels() == []
 
@@ -77,26 +86,25 @@ def test_halt_in_the_middle_of_a_rescue_shuts_rdp_and_the_agent_asks_how_it_stan
     press = _agent(lab, settings, "press")
     api.wait_for_calls("GET", 1)
     lab.halt()
-    until(lambda: not (settings.parent / "open").exists(), "RDP is shut")
-    until(lambda: (settings.parent / "open").exists(), "the rescue goes on, says the server", timeout_s=20)
+    until(lambda: _hooks(settings) == ["open", "close", "open"], "RDP is shut, until the server says that it goes on")
     api.update("r1", state="closed", message="Done.")
-    assert press.communicate(timeout=20)[0].splitlines()[-1] == "closed: Done." and lab.tunnels() == []
+    assert press.communicate(timeout=60)[0].splitlines()[-1] == "closed: Done." and lab.tunnels() == []
 
 
 def test_machine_that_is_not_admitted_is_told_so_and_gets_in_when_it_is(
     lab: VpnLab, api: ScriptedApi, settings: Path
 ) -> None:
     lab.admit(False)
-    _, err = _agent(lab, settings, "heartbeat").communicate(timeout=30)
+    _, err = _agent(lab, settings, "heartbeat").communicate(timeout=60)
     assert err.splitlines()[-1] == "the tunnel is not up: refused (AUTH_FAILED)" and api.calls == []
     press = _agent(lab, settings, "press")
     assert press.stdout is not None
     while "does not let this machine in" not in (line := press.stdout.readline()):
         assert line, "the press ended"
     lab.admit(True)
-    api.wait_for_calls("GET", 1, timeout_s=30)
+    api.wait_for_calls("GET", 1, timeout_s=60)
     api.update("r1", state="closed")
-    press.communicate(timeout=20)
+    press.communicate(timeout=60)
     assert press.returncode == 0 and lab.tunnels() == []
 
 
@@ -104,9 +112,9 @@ def test_killed_agent_leaves_no_tunnel(lab: VpnLab, api: ScriptedApi, settings: 
     press = _agent(lab, settings, "press")
     api.wait_for_calls("GET", 1)
     press.kill()
-    press.communicate(timeout=20)
+    press.communicate(timeout=60)
     until(lambda: not lab.tunnels(), "OpenVPN ended by itself")
-    assert _agent(lab, settings, "cancel").communicate(timeout=30)[0] == "The request is withdrawn.\n"
+    assert _agent(lab, settings, "cancel").communicate(timeout=60)[0] == "The request is withdrawn.\n"
     assert api.requests["r1"]["end_reason"] == "cancelled" and not (settings.parent / "open").exists()
 
 
@@ -114,7 +122,7 @@ def test_terminated_agent_takes_the_tunnel_down(lab: VpnLab, api: ScriptedApi, s
     press = _agent(lab, settings, "press")
     api.wait_for_calls("GET", 1)
     press.send_signal(signal.SIGTERM)
-    press.communicate(timeout=20)
+    press.communicate(timeout=60)
     assert press.returncode == 130 and lab.tunnels() == [] and not (settings.parent / "open").exists()
 
 
@@ -128,8 +136,8 @@ def test_rescue_outlives_a_line_that_is_gone_for_five_seconds(lab: VpnLab, api: 
     assert press.stdout is not None
     mended_at = time.monotonic()
     while not press.stdout.readline().startswith("active: Alice"):
-        assert time.monotonic() - mended_at < 20, "the news did not come"
+        assert time.monotonic() - mended_at < 60, "the news did not come"
     assert (settings.parent / "open").exists() and len(api.requests) == 1
     api.update("r1", state="closed")
-    press.communicate(timeout=30)
+    press.communicate(timeout=60)
     assert lab.tunnels() == []

@@ -99,13 +99,15 @@ class VpnLab:
     def admit(self, is_admitted: bool) -> None:
         """Whether the machine is let in from now on."""
         line = f"ifconfig-push {MACHINE} 255.255.240.0\n" if is_admitted else "disable\n"
-        (self._folder / "ccd" / "m-1").write_text(line, encoding="ascii")
+        new = self._folder / "m-1.new"  # OpenVPN may read it at any moment
+        new.write_text(line, encoding="ascii")
+        os.replace(new, self._folder / "ccd" / "m-1")
 
     def halt(self) -> None:
         """As the server does at the end of a rescue."""
         with socket.socket(socket.AF_UNIX) as management:
             management.connect(str(self._folder / "management.sock"))
-            management.settimeout(5)
+            management.settimeout(30)
             management.sendall(b"status 3\n")
             said = b""
             while b"END" not in said:
