@@ -43,7 +43,7 @@ def sender_process(where: str, push_service: PushService) -> Iterator[subprocess
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_death_between_commit_and_send_loses_nothing(push_service: PushService) -> None:
@@ -52,7 +52,7 @@ def test_death_between_commit_and_send_loses_nothing(push_service: PushService) 
     subscribe(alice, phone), subscribe(alice, desk, "desk")
     post(alice)
     with sender_process("leased", push_service) as process:
-        assert process.wait(30) == 137
+        assert process.wait(60) == 137
     assert push_service.pushes == []
     assert Delivery.objects.filter(state="pending", lease_owner="dead:1:sender", tries=1).count() == 2
     with transaction.atomic():
@@ -69,9 +69,9 @@ def test_death_between_send_and_commit_doubles_one_that_replaces_the_first(push_
     (row,) = post(alice)
     push_service.hold()
     with sender_process("never", push_service) as process:
-        push_service.wait_for(1, timeout_s=30)
+        push_service.wait_for(1, timeout_s=60)
         process.kill()
-        process.wait(10)
+        process.wait(60)
     push_service.let_go()
     row.refresh_from_db()
     assert (row.state, row.lease_owner, row.tries) == ("pending", "dead:1:sender", 1)
