@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 import uuid
@@ -18,6 +20,7 @@ from notifications.models import Delivery
 from tests.fakes.push_service import Answer, Browser
 from tests.notifications.posting import VAPID_PRIVATE_KEY, post, subscribe, withdraw
 from tests.sessions.rescues import person
+from tests.waiting import LONG_S
 
 _LASTS_S = 3.0
 
@@ -35,7 +38,7 @@ def test_claims_and_senders_meet_without_a_deadlock(settings: Settings) -> None:
             subscribe(user, Browser(f"https://fcm.googleapis.com/{user.pk}/{number}", [], Answer()))
     ended = threading.Event()
     errors: list[str] = []
-    subjects: list[uuid.UUID] = []
+    subjects: queue.LifoQueue[uuid.UUID] = queue.LifoQueue()
 
     def send() -> None:
         owner, now = threading.current_thread().name, timezone.now()
@@ -43,8 +46,8 @@ def test_claims_and_senders_meet_without_a_deadlock(settings: Settings) -> None:
         delivery_rows.settle([delivery_rows.Result(row) for row in rows], lanes(), owner=owner, now=now)
 
     def claim() -> None:
-        if subjects:
-            withdraw(subjects.pop())
+        with contextlib.suppress(queue.Empty):
+            withdraw(subjects.get(timeout=0.05))
 
     def again_and_again(do: Callable[[], None]) -> None:
         try:
@@ -58,13 +61,20 @@ def test_claims_and_senders_meet_without_a_deadlock(settings: Settings) -> None:
     threads = [threading.Thread(target=again_and_again, args=(do,)) for do in (send, send, send, claim, claim)]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + _LASTS_S
-    while time.monotonic() < until and not errors:
-        subject = uuid.uuid4()
-        post(*people, subject=subject)
-        subjects.append(subject)
-    ended.set()
-    for thread in threads:
-        thread.join(20)
+    begun = time.monotonic()
+    try:
+        while not errors and (time.monotonic() - begun < _LASTS_S or not have_met()):
+            assert time.monotonic() - begun < LONG_S, "nothing was sent, or nothing that was sent was claimed"
+            subject = uuid.uuid4()
+            post(*people, subject=subject)
+            subjects.put(subject)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(LONG_S)
+    assert not any(thread.is_alive() for thread in threads)
     assert errors == []
-    assert Delivery.objects.filter(state="sent").exists() and Delivery.objects.filter(is_silent=True).exists()
+
+
+def have_met() -> bool:
+    return Delivery.objects.filter(state="sent").exists() and Delivery.objects.filter(is_silent=True).exists()
