@@ -17,6 +17,7 @@ from typing import Any
 from playwright.sync_api import BrowserContext, CDPSession, Page, Playwright, ViewportSize, Worker
 
 from tests.chromium import CHROMIUM, FLAGS, PATIENCE_MS
+from tests.portal.browser.conftest import until
 
 # What Debian's Chromium, which bears no channel's name, gives as its push service.
 SERVICE = "https://jmt17.google.com"
@@ -91,6 +92,8 @@ class Phone:
     def has_worker(self) -> None:
         """Returns when the worker is there; notes from now on what it has shown, and what it asks the server."""
         self.page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+        # DevTools tell of both on lines of their own, a moment later than the page knows.
+        until(self.page, lambda: self.context.service_workers and self.address + "/" in self._registrations)
         self.worker.evaluate(
             """() => {
                 self.told = [];
