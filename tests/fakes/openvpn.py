@@ -127,11 +127,14 @@ class FakeOpenVpn:
                 return
             with peer:
                 with self._lock:
+                    if self._listener is not listener:
+                        return  # killed meanwhile
                     self._peer = peer
                     self._send(">INFO:OpenVPN Management Interface Version 5 -- type 'help' for more info\r\n")
                 self._listen(peer)
                 with self._lock:
-                    self._peer = None
+                    if self._peer is peer:  # the one that was started after a kill may have another by now
+                        self._peer = None
 
     def _listen(self, peer: socket.socket) -> None:
         buffer = b""
