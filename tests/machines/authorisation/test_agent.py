@@ -14,6 +14,7 @@ from typing import cast
 
 import pytest
 
+from machines.authorisation import admission
 from machines.authorisation import agent as agent_module
 from machines.authorisation.agent import Agent
 from machines.authorisation.allow_list import Allowed, AllowList
@@ -81,14 +82,14 @@ def agent(server: FakeOpenVpn, hands: IdleHands) -> Iterator[Agent]:
     yield agent
     stop.set()
     agent.wake()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
 
 
 def test_second_openvpn_that_hangs_keeps_nobody_from_the_first(
     monkeypatch: pytest.MonkeyPatch, server: FakeOpenVpn, hands: IdleHands
 ) -> None:
-    monkeypatch.setattr(agent_module, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(agent_module, "_ANSWER_S", 60)
     second = FakeOpenVpn(server.path.with_name("t.sock"))
     second.start()
     routes: list[frozenset[str]] = []
@@ -105,14 +106,15 @@ def test_second_openvpn_that_hangs_keeps_nobody_from_the_first(
         # Both number their clients alike.
         one, other = server.asks("m-1", FLEET["m-1"]), second.asks("m-2", FLEET["m-2"])
         until(lambda: one.state == other.state == "inside")
-        until(lambda: routes[-1] == {other.inside_address})
+        until(lambda: routes[-1:] == [{other.inside_address}])
         with monkeypatch.context() as patch:
             patch.setattr(second, "_obey", lambda line, body: second.said.append(line))
             second.hang_up()
             until(lambda: not agent.is_answering_at(Way.TCP))
             third = server.asks("m-3", FLEET["m-3"])
-            until(lambda: third.state == "inside", timeout_s=2)
-        until(lambda: agent.is_answering_at(Way.TCP), timeout_s=5)
+            until(lambda: third.state == "inside")  # within half of the time that the second one is waited for
+        monkeypatch.setattr(agent_module, "_ANSWER_S", 0.3)
+        until(lambda: agent.is_answering_at(Way.TCP))
         assert other.state == "inside" and hands.kinds().count(Left) == 0
         server.leaves(one)
         until(lambda: Left in hands.kinds())
@@ -120,7 +122,7 @@ def test_second_openvpn_that_hangs_keeps_nobody_from_the_first(
     finally:
         stop.set()
         agent.wake()
-        thread.join(5)
+        thread.join(30)
         second.kill()
     assert second.misunderstood == []
 
@@ -149,7 +151,7 @@ def test_hostile_values_let_nobody_in_and_break_nothing(server: FakeOpenVpn, age
 def test_200_machines_at_once_get_in_while_the_database_hangs(server: FakeOpenVpn, agent: Agent) -> None:
     begun = time.monotonic()
     clients = [server.asks(name, print_) for name, print_ in list(FLEET.items())[:200]]
-    until(lambda: all(client.state == "inside" for client in clients), timeout_s=10)
+    until(lambda: all(client.state == "inside" for client in clients))
     assert len({client.inside_address for client in clients}) == 200
     assert time.monotonic() - begun < 10
 
@@ -158,7 +160,7 @@ def test_revoked_machine_is_told_at_once(server: FakeOpenVpn, agent: Agent, hand
     client, other = server.asks("m-1", FLEET["m-1"]), server.asks("m-2", FLEET["m-2"])
     until(lambda: (client.state, other.state) == ("inside", "inside"))
     hands.wish(AllowList({"m-2": LIST.machines["m-2"]}))
-    until(lambda: "client-kill 0 HALT" in server.said, timeout_s=1)
+    until(lambda: "client-kill 0 HALT" in server.said)
     until(lambda: client.state == "gone")
     server.renegotiates(other)
     until(lambda: "client-auth-nt 1 2" in server.said)
@@ -170,7 +172,7 @@ def test_machine_that_does_not_hear_halt_is_dropped(server: FakeOpenVpn, agent: 
     client = server.asks("m-1", FLEET["m-1"])
     until(lambda: client.state == "inside")
     hands.wish(AllowList())
-    until(lambda: client.state == "gone", timeout_s=5)
+    until(lambda: client.state == "gone")
     assert server.said[-1] == "kill 192.0.2.7:40000"
 
 
@@ -180,7 +182,7 @@ def test_broken_connection_is_made_again_and_nobody_is_sent_away(
     client = server.asks("m-1", FLEET["m-1"])
     until(lambda: client.state == "inside" and Joined in hands.kinds())
     server.hang_up()
-    until(lambda: server.said.count("status 3") == 2)
+    until(lambda: server.said.count("status 3") >= 2)
     late = server.asks("m-2", FLEET["m-2"])
     until(lambda: late.state == "inside")
     assert client.state == "inside"
@@ -200,25 +202,29 @@ def test_killed_server_comes_back_and_its_tunnels_have_ended(
 
 
 def test_who_waited_at_a_server_that_was_killed_is_not_answered_at_the_next(
-    server: FakeOpenVpn, agent: Agent, hands: IdleHands
+    server: FakeOpenVpn, agent: Agent, hands: IdleHands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers begin anew there: the answer would be for somebody else."""
+    monkeypatch.setattr(admission, "FRESH_LIST_S", 60)
     hands.fresh = None
     for name in ("m-998", "m-999"):
         server.asks(name, "0" * 64)
+    # Who comes after them is in: the agent knows that they wait.
+    known = server.asks("m-2", FLEET["m-2"])
+    until(lambda: known.state == "inside")
     server.kill()
     server.start()
-    until(lambda: server.said.count("status 3") == 2 and agent.is_answering)
+    until(lambda: server.said.count("status 3") >= 2 and agent.is_answering)
     newcomer = Allowed("10.77.5.5", frozenset({"0" * 64}))
     hands.wish(AllowList({"m-999": newcomer, "m-1": LIST.machines["m-1"]}))
     client = server.asks("m-1", FLEET["m-1"])
     until(lambda: client.state == "inside")
-    assert [line for line in server.said if line.startswith("client-")] == ["client-auth 0 1"]
+    assert [line for line in server.said if line.startswith("client-")] == ["client-auth 2 1", "client-auth 0 1"]
 
 
 def test_nonsense_ends_the_connection_and_the_next_one_works(server: FakeOpenVpn, agent: Agent) -> None:
     server.noise(b">CLIENT:CONNECT,one,two\r\n")
-    until(lambda: server.said.count("status 3") == 2)
+    until(lambda: server.said.count("status 3") >= 2)
     client = server.asks("m-1", FLEET["m-1"])
     until(lambda: client.state == "inside")
 
@@ -239,7 +245,7 @@ def test_silent_server_is_left_and_tried_again(monkeypatch: pytest.MonkeyPatch, 
     finally:
         stop.set()
         agent.wake()
-        thread.join(5)
+        thread.join(30)
 
 
 def test_same_trouble_again_and_again_is_recorded_once(server: FakeOpenVpn, agent: Agent, hands: IdleHands) -> None:
