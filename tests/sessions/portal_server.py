@@ -25,6 +25,7 @@ from websockets.typing import Origin, Subprotocol
 from machines.models import User
 from notifications import live
 from portal.management.commands.serve import PUBLIC, Server, _configuration
+from tests.waiting import LONG_S, until
 
 _OPENING = re.compile(r"(\d+)\.")
 
@@ -48,7 +49,7 @@ def serving() -> Iterator[int]:
 
     thread = threading.Thread(target=main, name="portal", daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONG_S
     while not server.started:
         assert thread.is_alive() and time.monotonic() < deadline, "the portal does not start"
         time.sleep(0.005)
@@ -56,7 +57,7 @@ def serving() -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(LONG_S)
         live.use_loop(None)
         listener.close()
         database["CONN_MAX_AGE"] = max_age
@@ -111,6 +112,7 @@ class Browser:
             compression=None,
             ping_interval=None,
             max_size=None,
+            open_timeout=LONG_S,
             close_timeout=1,
             user_agent_header="A test's browser",
             **options,
@@ -130,7 +132,7 @@ class Browser:
         with contextlib.suppress(ConnectionClosed, OSError):
             self._stack.close()
         if self._reader.ident:
-            self._reader.join(10)
+            self._reader.join(LONG_S)
 
     def read(self) -> None:
         """Begins to read, where `reads` was off."""
@@ -146,12 +148,8 @@ class Browser:
     def tell(self, *elements: object) -> None:
         self.socket.send(",".join(f"{len(str(one))}.{one}" for one in elements) + ";")
 
-    def until(self, holds: Callable[[], Any], what: str, *, timeout_s: float = 10) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while not (found := holds()):
-            assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}; close: {self.closing}"
-            time.sleep(0.01)
-        return found
+    def until(self, holds: Callable[[], Any], what: str, *, timeout_s: float = LONG_S) -> Any:
+        return until(holds, lambda: f"{what}; close: {self.closing}", timeout_s=timeout_s)
 
     @property
     def closing(self) -> tuple[int | None, str | None]:
@@ -168,10 +166,13 @@ class Browser:
         return [one[0] for one in self.instructions]
 
     def until_opcode(self, opcode: str, *, times: int = 1) -> list[str]:
-        self.until(lambda: self.opcodes.count(opcode) >= times, f"{opcode} comes; came: {self.opcodes[-5:]}")
+        until(
+            lambda: self.opcodes.count(opcode) >= times,
+            lambda: f"{opcode} comes; came: {self.opcodes[-5:]}; close: {self.closing}",
+        )
         return [one for one in self.instructions if one[0] == opcode][-1]
 
-    def until_ended(self, *, timeout_s: float = 10) -> tuple[int, str]:
+    def until_ended(self, *, timeout_s: float = LONG_S) -> tuple[int, str]:
         """The status and the sentence the tunnel ended with, as both the close reason and the last words say it."""
         self._reader.join(timeout_s)
         assert not self._reader.is_alive(), f"the tunnel did not end within {timeout_s} s"
