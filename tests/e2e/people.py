@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -130,6 +131,8 @@ class Person:
 
     def is_at_desktop(self) -> None:
         expect(self.page.locator(AT_DESKTOP)).to_have_count(1, timeout=DESKTOP_MS)
+        # After a join anew the last picture stands there until the first of this one is drawn.
+        expect(self.page.locator(".join")).to_have_count(1)
 
     def click_widget(self, machine: Shown, name: str) -> None:
         """Clicks a button of the machine's screen where this browser shows it."""
@@ -162,13 +165,12 @@ class Person:
         self.until(lambda: any(f"4.ping,6.{mark}" in frame for frame in self.received))
         self.received = [frame for frame in self.received if mark not in frame]
 
-    def until(self, holds: Any, *, within_s: float = 15) -> None:
+    def until(self, holds: Any, *, within_s: float = 60) -> None:
         """Lets the browser go on until something holds that the page does not show."""
-        for _ in range(int(within_s / 0.02)):
-            if holds():
-                return
+        deadline = time.monotonic() + within_s
+        while not holds():
+            assert time.monotonic() < deadline, f"{self.name} waited {within_s:g} s in vain"
             self.page.wait_for_timeout(20)
-        raise AssertionError(f"{self.name} waited {within_s} s in vain")
 
     def _place(self, machine: Shown, x: float, y: float) -> tuple[float, float]:
         box = self.page.locator(".join > div").bounding_box()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ def written_by(installation: Installation) -> Iterator[tuple[Path, bytes]]:
     yield from installation.files()
     for attempt in installation.guacd_attempts():
         for path in Path(tempfile.gettempdir()).glob(f"portafilter-*/{attempt}/**/*"):
-            if path.is_file():
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 yield path, path.read_bytes()
 
 
