@@ -17,6 +17,7 @@ from typing import Any, cast
 from tests.fakes.ecs.guacd import Addresses, Guacd
 from tests.fakes.ecs.plans import Life
 from tests.fakes.ecs.tunnel import Tunnel
+from tests.waiting import LONG_S
 
 # How often it is looked whether a guacd has ended by itself.
 _LOOK_S = 0.05
@@ -92,7 +93,8 @@ class Engine:
         with self.lock:
             self._is_over = True
             self._changed.notify_all()
-        self._thread.join(10)
+        self._thread.join(LONG_S)
+        self._addresses.close()
 
     # --- what calls do -----------------------------------------------------------------------------------------------
 
