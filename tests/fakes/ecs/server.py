@@ -23,6 +23,7 @@ from tests.fakes.ecs.queue import Queue
 from tests.fakes.ecs.tasks import Engine, Task
 from tests.fakes.ecs.tunnel import Tunnel
 from tests.fakes.ecs.wire import AwsFault
+from tests.waiting import LONG_S
 
 _PREFIXES = {"AmazonEC2ContainerServiceV20141113.": "ecs", "AmazonSQS.": "sqs"}
 _KEY, _SECRET = "AKIAFAKEFAKEFAKEFAKE", "fake-secret"
@@ -39,6 +40,17 @@ class Call:
     arguments: dict[str, Any] = field(repr=False)
     at: float
     code: str = ""
+
+
+@dataclass(frozen=True)
+class _Killer:
+    """Who is killed, and at which of the calls of a name ("": any) that come after those that there were."""
+
+    pid: int
+    number: int
+    when: str
+    name: str
+    known: int
 
 
 @dataclass
@@ -69,7 +81,7 @@ class FakeEcs:
         self._arrived = threading.Condition()
         self._door = threading.Event()
         self._door.set()
-        self._killer: tuple[int, int, str] | None = None
+        self._killer: _Killer | None = None
         self._over = threading.Event()
         self._server = Server(("127.0.0.1", port), handler_of(self.answer, self.faults))
         self.port = int(self._server.server_address[1])
@@ -93,7 +105,7 @@ class FakeEcs:
         self.queue.close()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(LONG_S)
         self.engine.close()
 
     # --- where and what it is ----------------------------------------------------------------------------------------
@@ -150,14 +162,14 @@ class FakeEcs:
             self._lives.clear()
             self.api.lag_s, self._killer = 0.0, None
 
-    def kill(self, pid: int, *, before: int = 0, after: int = 0) -> None:
-        """kill -9 for the process `pid` at the request of this number, counted from now on.
+    def kill(self, pid: int, *, before: int = 0, after: int = 0, name: str = "") -> None:
+        """kill -9 for the process `pid` at the request of this number, counted from now on; `name`: of those alone.
 
         `before`: the request has no effect. `after`: it has, and its answer is never sent.
         """
         with self._arrived:
             number, when = (before, "before") if before else (after, "after")
-            self._killer = (pid, len(self.calls) + number, when)
+            self._killer = _Killer(pid, number, when, name, len(self.calls))
 
     def make_room(self, capacity: int) -> None:
         """So many tasks have room from now on; those that run stay."""
@@ -243,7 +255,7 @@ class FakeEcs:
         with self._arrived:
             return [call.name for call in self.calls]
 
-    def wait_for(self, holds: Callable[[FakeEcs], object], *, timeout_s: float = 10, what: str = "") -> None:
+    def wait_for(self, holds: Callable[[FakeEcs], object], *, timeout_s: float = LONG_S, what: str = "") -> None:
         """Returns as soon as something holds of the fake; AssertionError after the deadline."""
         deadline = time.monotonic() + timeout_s
         while not holds(self):
@@ -351,11 +363,14 @@ class FakeEcs:
         """Whether somebody was killed: nobody waits for an answer any more."""
         with self._arrived:
             killer = self._killer
-            if killer is None or killer[1:] != (number, when):
+            if killer is None or killer.when != when or killer.name not in ("", self.calls[number - 1].name):
+                return False
+            those = [call for call in self.calls[killer.known : number] if killer.name in ("", call.name)]
+            if len(those) != killer.number:
                 return False
             self._killer = None
         with contextlib.suppress(ProcessLookupError):
-            os.kill(killer[0], signal.SIGKILL)
+            os.kill(killer.pid, signal.SIGKILL)
         return True
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from typing import Any
 import pytest
 
 from sessions.gateways import processes
-from tests.fakes.ecs import FakeEcs
-from tests.sessions.gateways.ecs.crashing import SWEEP_EVERY_S
+from tests.fakes.ecs import Call, FakeEcs, Task
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -53,21 +51,18 @@ class Lives:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def live(self, *, before: int = 0, after: int = 0, is_withdrawn: bool = False) -> Life:
-        """One rescue whose worker dies at the request of that number."""
+    def live(self, *, before: int = 0, after: int = 0, name: str = "", is_withdrawn: bool = False) -> Life:
+        """One rescue whose worker dies at the request of that number and name."""
         self._count += 1
         self._tell({"serial": f"C{self._count}", "is_withdrawn": is_withdrawn})
         told = self._hear()
         first = len(self.ecs.calls)
-        self.ecs.kill(told["pid"], before=before, after=after)
+        self.ecs.kill(told["pid"], before=before, after=after, name=name)
         self._tell({})
-        began_at = time.monotonic()
         found = self._hear()
-        died_at = found["died_s"] and began_at + found["died_s"]
         # What the sweep has yet to find, it finds now.
-        self.ecs.wait_for(_nothing_runs, timeout_s=10, what="no task runs for a session that is over")
-        calls = [call.name for call in self.ecs.calls[first:]]
-        life = Life(found, self.ecs.tasks(of=told["session"]), calls, died_at)
+        self.ecs.wait_for(_nothing_runs, what="no task runs for a session that is over")
+        life = Life(found, self.ecs.tasks(of=told["session"]), self.ecs.calls[first:])
         self._tell({})
         return life
 
@@ -86,14 +81,26 @@ class Lives:
 class Life:
     """What has become of one rescue."""
 
-    def __init__(self, found: dict[str, Any], tasks: list[Any], calls: list[str], died_at: float | None) -> None:
-        self.found, self.tasks, self.calls, self.died_at = found, tasks, calls, died_at
+    def __init__(self, found: dict[str, Any], tasks: list[Task], calls: list[Call]) -> None:
+        self.found, self.tasks, self.calls = found, tasks, calls
 
     @property
-    def orphan_s(self) -> float:
-        """How long a task ran after its worker's death until it was told to stop."""
-        stops = [at for task in self.tasks for at, shape in task.history if shape["desiredStatus"] == "STOPPED"]
-        return max(0.0, min(stops) - self.died_at) if self.died_at and stops else 0.0
+    def has_died(self) -> bool:
+        return bool(self.found["has_died"])
+
+    def looks_for_orphans(self, *, lag_s: float) -> int:
+        """How often it was asked what runs, from when a task could be listed until it was told to stop."""
+        count = 0
+        for task in self.tasks:
+            listed_at = task.history[0][0] + lag_s
+            stopped_at = min(at for at, shape in task.history if shape["desiredStatus"] == "STOPPED")
+            count += sum(
+                call.name == "ListTasks"
+                and call.arguments["desiredStatus"] == "RUNNING"
+                and listed_at < call.at < stopped_at
+                for call in self.calls
+            )
+        return count
 
     def check(self) -> None:
         """Nothing is left, and everything was written down once."""
@@ -122,38 +129,43 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
         assert "Traceback" not in lives.log.read_text("utf-8", "replace")
 
 
-def _all_deaths(lives: Lives, *, is_withdrawn: bool = False) -> Iterator[tuple[str, Life]]:
-    """A life for each death: before and after each request, until there is no request of that number."""
-    number = 1
-    while True:
+# Each request that every rescue makes, by its name and how many of that name there were: the order, the sweep and the
+# task that it lists, the task while it starts and when it stops, and the order to stop.
+REQUESTS = [("RunTask", 1), ("ListTasks", 1), *(("DescribeTasks", n) for n in (1, 2, 3)), ("StopTask", 1)]
+FIRST_OF_EACH = [("RunTask", 1), ("ListTasks", 1), ("DescribeTasks", 1)]
+
+
+def _deaths(lives: Lives, requests: list[tuple[str, int]], *, is_withdrawn: bool = False) -> Iterator[tuple[str, Life]]:
+    """A life for each death: before and after each of these requests."""
+    for name, number in requests:
         for when in ("before", "after"):
-            life = lives.live(**{when: number}, is_withdrawn=is_withdrawn)
-            # With a withdrawal each kind of request once: another one of it changes nothing.
-            is_known = number > len(life.calls) or life.calls[number - 1] in life.calls[: number - 1]
-            if life.died_at is None or (is_withdrawn and is_known):
-                life.check()
-                assert number > 3, f"its requests were {life.calls}"
-                return
+            life = lives.live(**{when: number}, name=name, is_withdrawn=is_withdrawn)
+            words = f"{when} {name} {number} of {[call.name for call in life.calls]}"
             try:
+                assert life.has_died, "nobody died"
                 life.check()
-                yield f"{when} request {number}", life
+                yield words, life
             except AssertionError as error:
-                raise AssertionError(f"killed {when} request {number} of {life.calls}: {error}") from error
-        number += 1
+                raise AssertionError(f"killed {words}: {error}") from error
 
 
+@pytest.mark.timeout(600)
 def test_worker_killed_at_any_request_leaves_one_task_and_then_none(lives: Lives) -> None:
-    for when, life in _all_deaths(lives):
+    undisturbed = lives.live()
+    undisturbed.check()
+    assert {call.name for call in undisturbed.calls} == {name for name, _ in REQUESTS}
+    for when, life in _deaths(lives, REQUESTS):
         assert len(life.tasks) == 1, f"killed {when}: {len(life.tasks)} tasks for one rescue"
         assert len(life.found["gateways"]) == 1, "a start that was cut off is taken up, not begun anew"
         assert life.found["events"].count("desktop_ready") == 1, f"killed {when}: the request was lost"
 
 
+@pytest.mark.timeout(600)
 def test_task_whose_rescue_was_withdrawn_while_nobody_worked_is_found_and_stopped(lives: Lives) -> None:
     """ECS shows the task only when its gateway has been given up: then the sweep alone can find it."""
     lives.ecs.api.lag_s = 0.5
-    for when, life in _all_deaths(lives, is_withdrawn=True):
-        most = 0 if when == "before request 1" else 1
+    for when, life in _deaths(lives, FIRST_OF_EACH, is_withdrawn=True):
+        most = 0 if when.startswith("before RunTask") else 1
         assert len(life.tasks) <= most, f"killed {when}: {len(life.tasks)} tasks for one rescue"
-        # Of the 90 s: two sweeps (60 s, here two times as long as they are apart), the lag, and a moment.
-        assert life.orphan_s < 2 * SWEEP_EVERY_S + 0.5 + 1.5, f"killed {when}: {life.orphan_s:.1f} s"
+        # Of the 90 s: two sweeps, which are 30 s apart, and the lag.
+        assert life.looks_for_orphans(lag_s=0.5) <= 2, f"killed {when}: it was not found"
