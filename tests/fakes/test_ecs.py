@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -21,6 +22,8 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from sessions.gateways import processes
 from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
+from tests.fakes.ecs import calls as ecs_calls
+from tests.waiting import LONG_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"awsvpcConfiguration": {"subnets": ["subnet-0a1b2c3d4e5f60001"], "securityGroups": ["sg-0a1b2c3d4e5f60001"]}}
@@ -35,9 +38,9 @@ RUN: dict[str, Any] = {
 
 
 def client(ecs: FakeEcs, service: str = "ecs", *, secret: str = "", region: str = "eu-west-1") -> Any:
-    """What speaks to the fake as boto3 would to AWS: one try, no patience."""
+    """What speaks to the fake as boto3 would to AWS, and tries once."""
     key, known = next(iter(ecs.secrets.items()))
-    config = Config(retries={"total_max_attempts": 1}, read_timeout=5)
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=LONG_S, read_timeout=LONG_S)
     return boto3.client(
         service, region_name=region, endpoint_url=ecs.url, config=config,
         aws_access_key_id=key, aws_secret_access_key=secret or known,
@@ -78,7 +81,7 @@ def test_task_comes_up_with_a_guacd_and_goes_with_it(ecs: FakeEcs) -> None:
 
     def says() -> bytes:
         try:
-            with socket.create_connection((address, 4822), timeout=2) as sock:
+            with socket.create_connection((address, 4822), timeout=LONG_S) as sock:
                 sock.sendall(b"6.select,3.rdp;")
                 return sock.recv(6)
         except ConnectionRefusedError:
@@ -201,17 +204,23 @@ def test_full_cluster_fails_a_launch_and_lets_a_provider_wait(ecs: FakeEcs) -> N
     ecs.wait_for(lambda _: described(api, arn)["lastStatus"] == "RUNNING")
 
 
-def test_lives_differ_and_the_api_may_lag(ecs: FakeEcs) -> None:
+def test_lives_differ_and_the_api_may_lag(ecs: FakeEcs, monkeypatch: pytest.MonkeyPatch) -> None:
     api = client(ecs)
     ecs.lives(Life(failure="CannotPullContainerError: no such image"))
     ecs.lives(Life(runs_s=0.05, lag_s=0.3))
     failing, lagging = (api.run_task(**RUN | {"clientToken": token})["tasks"][0]["taskArn"] for token in "ab")
-    assert described(api, lagging)["reason"] == "MISSING"
     ecs.wait_for(lambda _: described(api, failing)["lastStatus"] == "STOPPED")
     assert described(api, failing)["stopCode"] == "TaskFailedToStart"
     ecs.wait_for(lambda _: statuses(ecs, lagging)[-1] == "STOPPED")
-    assert described(api, lagging).get("lastStatus") != "STOPPED"
-    ecs.wait_for(lambda _: described(api, lagging).get("lastStatus") == "STOPPED")
+    (task,) = [one for one in ecs.tasks() if one.arn == lagging]
+    began_at, stopped_at = task.history[0][0], task.history[-1][0]
+    clock = SimpleNamespace(at=began_at)
+    monkeypatch.setattr(ecs_calls, "time", SimpleNamespace(monotonic=lambda: clock.at))
+    clock.at = began_at + 0.29
+    assert described(api, lagging)["reason"] == "MISSING"
+    clock.at = stopped_at + 0.29
+    assert described(api, lagging)["lastStatus"] != "STOPPED"
+    clock.at = stopped_at + 0.31
     assert described(api, lagging)["stopCode"] == "EssentialContainerExited"
 
 
@@ -257,7 +266,7 @@ def test_who_calls_is_killed_before_or_after_its_request_has_an_effect(ecs: Fake
 
 
 def test_request_whose_sender_dies_in_the_middle_is_none(ecs: FakeEcs) -> None:
-    with socket.create_connection(("127.0.0.1", ecs.port), timeout=5) as sender:
+    with socket.create_connection(("127.0.0.1", ecs.port), timeout=LONG_S) as sender:
         target = b"X-Amz-Target: AmazonEC2ContainerServiceV20141113.ListTasks\r\n"
         sender.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + target + b"Content-Length: 20\r\n\r\n{")
         sender.shutdown(socket.SHUT_WR)
@@ -265,37 +274,37 @@ def test_request_whose_sender_dies_in_the_middle_is_none(ecs: FakeEcs) -> None:
     assert (ecs.refused, ecs.calls) == ([], [])
 
 
+def connected(address: str) -> socket.socket | None:
+    """A connection to the guacd there; None as long as it does not listen."""
+    try:
+        return socket.create_connection((address, 4822), timeout=LONG_S)
+    except ConnectionRefusedError:
+        return None
+
+
 def test_nothing_outlives_a_fake_that_is_killed() -> None:
     process = subprocess.Popen([sys.executable, "-m", "tests.fakes.ecs"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        lines = [line.strip() for line in iter(process.stdout.readline, "Ready; Ctrl-C ends it.\n")]
+        lines = [line.strip() for line in takewhile(lambda line: not line.startswith("Ready"), process.stdout)]
         told = dict(line.split("=", 1) for line in lines)
         api = boto3.client(
             "ecs", region_name="eu-west-1", endpoint_url=told["AWS_ENDPOINT_URL_ECS"],
             aws_access_key_id=told["AWS_ACCESS_KEY_ID"], aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
         )  # fmt: skip
         arn = api.run_task(**RUN)["tasks"][0]["taskArn"]
-        deadline = time.monotonic() + 10
-        while (shown := described(api, arn))["lastStatus"] != "RUNNING":
-            assert time.monotonic() < deadline
+        until(lambda: described(api, arn)["lastStatus"] == "RUNNING", "the task runs")
+        shown = described(api, arn)
         address = shown["containers"][0]["networkInterfaces"][0]["privateIpv4Address"]
-        while True:
-            try:
-                connection = socket.create_connection((address, 4822), timeout=2)
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-        with connection:
+        with until(lambda: connected(address), "guacd listens") as connection:
             connection.sendall(b"6.select,3.rdp;")  # guacd starts a process of its own for it
             assert connection.recv(6) == b"4.args"
             assert len(processes.find(PORTAFILTER_FAKE_TASK=arn)) >= 2
             process.kill()
             process.wait()
-            deadline = time.monotonic() + (5 if os.getuid() == 0 else 20)
-            while processes.find(PORTAFILTER_FAKE_TASK=arn):
-                assert time.monotonic() < deadline, "guacd lives on"
-                time.sleep(0.01)
+            # Left alone, the process of a connection would end after 17 s.
+            within_s = 12 if os.getuid() == 0 else LONG_S
+            until(lambda: not processes.find(PORTAFILTER_FAKE_TASK=arn), "guacd is gone", timeout_s=within_s)
     finally:
         process.kill()
         process.communicate()
