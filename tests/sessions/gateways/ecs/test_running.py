@@ -19,6 +19,7 @@ from sessions.gateways.base import GatewayError, Handle
 from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
 from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.gateways.ecs.looking import called
+from tests.waiting import LONG_S
 
 pytestmark = pytest.mark.real
 
@@ -58,7 +59,7 @@ def test_task_of_a_cluster_that_was_left_harms_no_other(case: Case, ecs: FakeEcs
     now = int(case.driver._now())  # type: ignore[attr-defined]
     stray = str(uuid.uuid4())
     starting: Handle = {"task": old, "at": now}
-    for handle in (starting, {**starting, "address": "127.65.255.1", "ready": now}):
+    for handle in (starting, {**starting, "address": "127.0.0.66", "ready": now}):
         with pytest.raises(GatewayError):
             case.driver.describe(stray, handle)
     request = new_request()
@@ -70,10 +71,11 @@ def test_task_of_a_cluster_that_was_left_harms_no_other(case: Case, ecs: FakeEcs
     ecs.refused.clear()
 
 
-def test_ready_ones_are_seldom_asked_about(case: Case, ecs: FakeEcs) -> None:
+def test_ready_ones_are_seldom_asked_about(case: Case, ecs: FakeEcs, monkeypatch: pytest.MonkeyPatch) -> None:
     request = new_request()
     status = case.start(request)
-    before = len(ecs.calls)
+    before, now = len(ecs.calls), time.monotonic()
+    monkeypatch.setattr(ecs_tasks, "time", SimpleNamespace(monotonic=lambda: now))
     for _ in range(200):
         assert case.driver.describe(request.attempt_id, status.handle) == status
     assert len(ecs.calls) - before <= 1
@@ -153,7 +155,7 @@ def test_dead_computer_is_told_from_a_dead_line(case: Case, ecs: FakeEcs, monkey
 
 
 def test_computers_that_hang_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    everyone_asks = threading.Barrier(8, timeout=5)
+    everyone_asks = threading.Barrier(8, timeout=LONG_S)
 
     def hang(host: str, port: int, *, timeout_s: float) -> None:
         everyone_asks.wait()
@@ -183,8 +185,15 @@ def test_address_that_was_anothers_is_not_judged_by_what_that_one_was(monkeypatc
     probes = ecs_probes.Probes()
     assert isinstance(probes.look("127.65.0.0", 4822), ConnectionRefusedError)
     clock.at += 10
+    lock, comes = probes._asking, threading.Event()
+
+    def acquire(*, blocking: bool) -> bool:
+        comes.set()
+        return lock.acquire(blocking=blocking)
+
+    monkeypatch.setattr(probes, "_asking", SimpleNamespace(acquire=acquire, release=lock.release))
     with ThreadPoolExecutor(1) as pool:
-        with probes._asking:
+        with lock:
             look = pool.submit(probes.look, "127.65.0.0", 4822)
-            time.sleep(0.05)
-        assert look.result(5) is None
+            assert comes.wait(LONG_S)
+        assert look.result(LONG_S) is None
