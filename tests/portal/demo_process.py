@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from portal.demo.plan import EVERYWHERE
 from tests import migrated
+from tests.ports import free_ports
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,15 +23,6 @@ LOGINS = ("alice", "bob", "charlie", "dora", "emi")
 
 def logins_in(said: str) -> dict[str, str]:
     return dict(re.findall(r"as +(\w+) +(\S+)", said))
-
-
-def free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
 
 
 class Demo:
@@ -65,7 +56,7 @@ class Demo:
             process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
         try:
             until(
-                lambda: "charlie" in self.logins() or process.poll() is not None,
+                lambda: set(self.logins()) >= set(LOGINS) or process.poll() is not None,
                 lambda: f"the logins. {self.all_said()}",
                 timeout_s=120,
             )
@@ -108,14 +99,21 @@ class Demo:
 
     def processes(self) -> list[str]:
         """What runs with this demo's state folder in its environment, guacd too."""
+        return [command for _, command in self._running()]
+
+    def process_with(self, words: str) -> int:
+        """The number of this demo's process that has these words in its command."""
+        return next(number for number, command in self._running() if words in command)
+
+    def _running(self) -> list[tuple[int, str]]:
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 names = (path / "environ").read_bytes().split(b"\0")
-                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             marks = (self._mark, f"PORTAFILTER_INSTALLATION={self._environment['INSTALLATION']}")
             if command and any(mark.encode() in names for mark in marks):
-                found.append(command)
+                found.append((int(path.name), command))
         return found

@@ -149,11 +149,7 @@ class TestRunning:
         demo = Demo(tmp_path)
         with demo.running() as process:
             demo.press(MILANO.serial)
-            server = next(
-                int(path.parent.name)
-                for path in Path("/proc").glob("[0-9]*/cmdline")
-                if f"{tmp_path}/demo/server.ready".encode() in path.read_bytes()
-            )
+            server = demo.process_with("demo/server.ready")
             os.kill(server, signal.SIGKILL)
             assert process.wait(60) == 1
         assert "The server ended by itself" in demo.said()

@@ -24,7 +24,8 @@ from machines.telemetry.builtin import BuiltinTelemetry
 from portal.demo.errors import DemoError
 from portal.demo.plan import EVERYWHERE, FLEETS
 from portal.demo.seeding import seed_fleet, seed_machine
-from tests.portal.demo_process import LOGINS, MILANO, free_ports, logins_in
+from tests.portal.demo_process import LOGINS, MILANO, logins_in
+from tests.ports import free_ports
 
 
 @pytest.fixture
