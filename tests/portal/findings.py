@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from portal.doctor.findings import Check, Finding, Verdict, examine
+from tests.waiting import LONG_S
 
 
-def lines(checks: list[Check], limit_s: float = 5) -> list[tuple[str, str, str]]:
+def lines(checks: list[Check], limit_s: float = 2 * LONG_S) -> list[tuple[str, str, str]]:
     return [(name, found.verdict.value, found.words) for name, found in examine(checks, limit_s=limit_s)]
 
 
