@@ -25,7 +25,7 @@ def test_no_migration_is_missing_whatever_order_sets_have(hash_seed: str) -> Non
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -141,14 +141,14 @@ class Visitor:
         with (
             connect(
                 f"ws://127.0.0.1:{self.port}/ws/sessions/{rescue}/tunnel/{query}",
-                origin=Origin(origin), subprotocols=[Subprotocol("guacamole")], compression=None,
+                origin=Origin(origin), subprotocols=[Subprotocol("guacamole")], compression=None, open_timeout=60,
                 additional_headers={**self.headers, **self._cookie_header()},
             ) as tunnel,
             contextlib.suppress(ConnectionClosed),
         ):  # fmt: skip
             tunnel.send(f"0.,6.ticket,{len(ticket)}.{ticket};")
             while not frames or "4.sync," not in frames[-1]:
-                frames.append(str(tunnel.recv(timeout=20)))
+                frames.append(str(tunnel.recv(timeout=60)))
         return frames
 
     def _cookie_header(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class Visitor:
 
     def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
         given = {**self.headers, **headers, **self._cookie_header()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20, source_address=(self.address, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60, source_address=(self.address, 0))
         try:
             connection.request(method, path, body, given)
             answer = connection.getresponse()

@@ -20,7 +20,7 @@ from tests.fakes.guacd import FakeGuacd
 from tests.portal.server_process import MANAGE
 from tests.sessions.keeping import again, rescue, until_state
 from tests.sessions.rescues import PASSWORD
-from tests.waiting import until
+from tests.waiting import LONG_S, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,18 +58,18 @@ def test_desktop_is_held_given_back_at_the_end_and_taken_up_by_the_next(tmp_path
             until_state(session, State.READY, timeout_s=_START_S)
             assert len(guacd.owners) == 1
             first.send_signal(number)
-            assert first.wait(15) == 0, (tmp_path / "first").read_text()
-        guacd.wait_until(lambda: not guacd.owners)
+            assert first.wait(_START_S) == 0, (tmp_path / "first").read_text()
+        guacd.wait_until(lambda: not guacd.owners, timeout_s=LONG_S)
         # Not lost but given back: it says so, and nobody has to wait for a lease to run out.
         left = again(session)
         assert left.state == State.STARTING and left.notice
         assert not GuacamoleConnection.objects.filter(closed_at=None).exists()
         with _keep(tmp_path / "second") as second:
-            until_state(session, State.READY)
+            until_state(session, State.READY, timeout_s=_START_S)
             assert len(guacd.owners) == 1
             until(lambda: "the desktop is held" in (tmp_path / "second").read_text(), "it says so")
             second.send_signal(number)
-            assert second.wait(15) == 0
+            assert second.wait(_START_S) == 0
     output = (tmp_path / "first").read_text() + (tmp_path / "second").read_text()
     assert "Traceback" not in output and PASSWORD not in output
 
@@ -77,5 +77,5 @@ def test_desktop_is_held_given_back_at_the_end_and_taken_up_by_the_next(tmp_path
 def test_without_anything_to_keep_it_waits_and_ends_when_told(tmp_path: Path) -> None:
     with _keep(tmp_path / "log") as process:
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(_START_S) == 0
     assert (tmp_path / "log").read_text() == "Keeping desktops; Ctrl-C ends it.\n"

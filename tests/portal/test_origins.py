@@ -45,7 +45,7 @@ def _status(port: int, path: str, origins: list[str], login: str) -> int:
         "Sec-WebSocket-Protocol: guacamole", f"Cookie: sessionid={login}",
         *(f"Origin: {origin}" for origin in origins), "", "",
     ]  # fmt: skip
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
         sock.sendall("\r\n".join(lines).encode())
         return int(sock.recv(4096).split()[1])
 

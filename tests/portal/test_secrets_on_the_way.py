@@ -46,7 +46,7 @@ class Scene:
         """What the server wrote from its start to its end."""
         process = self.server.running[-1]
         process.terminate()
-        assert process.wait(20) == 0, self.server.log.read_text()
+        assert process.wait(60) == 0, self.server.log.read_text()
         return self.server.log.read_text()
 
 

@@ -14,5 +14,5 @@ def test_worker_decides_as_its_own_tests_say() -> None:
     node = shutil.which("node", path=f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}")
     assert node, "found no Node, expected the one that ./setup test uses"
     script = Path(__file__).with_name("worker_decisions.mjs")
-    done = subprocess.run([node, "--test", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([node, "--test", script], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0 and "# fail 0" in done.stdout.replace("ℹ", "#"), done.stdout + done.stderr
