@@ -35,6 +35,8 @@ def hold(host: str, port: int) -> None:
     except OSError as error:
         print(f"no way: {error}", flush=True)
         sys.exit(1)
+    # What was cut is told at once; an answer may take its time where the listener is held up.
+    connection.settimeout(30)
     with connection:
         try:
             while True:

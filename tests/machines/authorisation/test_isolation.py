@@ -141,13 +141,14 @@ def test_nothing_goes_even_one_way_between_machines_and_what_is_behind(link: Lin
     _, behind = link.run(link.behind, "hear", "10.88.0.2", "5353")
     _, at_machine = link.run(link.machine, "hear", MACHINE, "5353")
     until(lambda: said(behind, "listening") and said(at_machine, "listening"))
-    link.run(link.machine, "tell", "10.88.0.2", "5353")[0].wait(10)
-    link.run(link.behind, "tell", MACHINE, "5353")[0].wait(10)
-    link.run(link.server, "tell", MACHINE, "5353")[0].wait(10)
-    link.run(link.server, "tell", "10.88.0.2", "5353")[0].wait(10)  # there is something to hear
-    until(lambda: said(behind, "heard"))
-    assert text(behind).count("heard from 10.88.0.1") == text(behind).count("heard") > 0
-    assert not said(at_machine, "heard")
+    link.run(link.machine, "tell", "10.88.0.2", "5353")[0].wait(30)
+    link.run(link.behind, "tell", MACHINE, "5353")[0].wait(30)
+    link.run(link.server, "tell", MACHINE, "5353")[0].wait(30)
+    # Both can hear, and what they hear last comes after all that they must not hear.
+    link.run(link.server, "tell", "10.88.0.2", "5353")[0].wait(30)
+    link.run(link.machine, "tell", MACHINE, "5353")[0].wait(30)
+    until(lambda: text(behind).count("from 10.88.0.1\n") == 3 and text(at_machine).count(f"from {MACHINE}\n") == 3)
+    assert text(behind).count("heard") == text(at_machine).count("heard") == 3
 
 
 def test_machine_cannot_begin_a_talk_with_its_gateway(link: Link) -> None:
@@ -186,19 +187,18 @@ def test_passage_taken_away_cuts_what_runs_through_it_at_once(link: Link) -> Non
     other, other_log = link.hold(link.server, MACHINE, 5432, user=61004)
     until(lambda: said(log, "connected") and said(other_log, "connected"))
     link.allow(Passage("uid:61004", MACHINE, 5432))
-    until(lambda: said(log, "cut"), timeout_s=3, what=lambda: text(log)[-200:])
-    holder.wait(5)
+    until(lambda: said(log, "cut"), timeout_s=20, what=lambda: text(log)[-200:])
+    holder.wait(30)
     before = len(text(other_log))
-    until(lambda: len(text(other_log)) > before + 50, timeout_s=3)
+    until(lambda: len(text(other_log)) > before + 50)
     assert other.poll() is None and not said(other_log, "cut")
 
 
 def test_passage_that_comes_late_is_in_time_for_the_second_try(link: Link) -> None:
     _, log = link.hold(link.server, MACHINE, RDP, user=61003)
-    with pytest.raises(AssertionError):
-        until(lambda: said(log, "connected"), timeout_s=0.3)
+    until(lambda: _tries(link.server, MACHINE, RDP), what="its first try")
     link.allow(Passage("uid:61003", MACHINE, RDP))
-    until(lambda: said(log, "connected"), timeout_s=3, what=lambda: text(log))
+    until(lambda: said(log, "connected"), what=lambda: text(log))
 
 
 def test_gateway_elsewhere_is_known_by_its_address(link: Link) -> None:
@@ -222,14 +222,13 @@ def test_gateway_elsewhere_reaches_a_machine_that_knows_no_way_back(link: Link) 
     try:
         link.allow(passage, config=replace(CONFIG, network=None))
         _, lost = link.hold(link.behind, MACHINE, RDP)
-        with pytest.raises(AssertionError):
-            until(lambda: said(lost, "connected"), timeout_s=0.5)
+        tries_in_vain(link.behind, MACHINE, RDP, lost)
         link.allow(passage)
         _, log = link.hold(link.behind, MACHINE, RDP)
         until(lambda: said(log, "connected"))
         link.allow(passage, Passage("10.88.0.9", MACHINE, RDP))  # the table is replaced all the time
         before = len(text(log))
-        until(lambda: len(text(log)) > before + 50, timeout_s=3, what=lambda: text(log)[-200:])
+        until(lambda: len(text(log)) > before + 50, what=lambda: text(log)[-200:])
         link.allow()
         before = len(text(log))
         with pytest.raises(AssertionError):
@@ -244,12 +243,9 @@ def test_gateway_in_the_vpn_reaches_its_machine_but_no_service_of_the_server(lin
     ip("-n", link.machine, "addr", "add", "10.77.0.9/32", "dev", "eth0")
     ip("-n", link.machine, "route", "add", "10.77.0.1/32", "dev", "eth0", "src", "10.77.0.9")
     try:
-        _, log = link.hold(link.machine, "10.77.0.1", 8001)
-        with pytest.raises(AssertionError):
-            until(lambda: said(log, "connected"), timeout_s=0.7)
-        _, log = link.hold(link.machine, "10.77.0.1", 5432)
-        with pytest.raises(AssertionError):
-            until(lambda: said(log, "connected"), timeout_s=0.5)
+        logs = {port: link.hold(link.machine, "10.77.0.1", port)[1] for port in (8001, 5432)}
+        for port, log in logs.items():
+            tries_in_vain(link.machine, "10.77.0.1", port, log)
     finally:
         ip("-n", link.machine, "addr", "del", "10.77.0.9/32", "dev", "eth0")
         ip("-n", link.machine, "route", "flush", "10.77.0.1/32")
@@ -264,7 +260,21 @@ def test_closed_connection_is_ended_at_the_machine_too(link: Link) -> None:
     mine = _connections(link) - before
     assert mine
     holder.kill()
-    until(lambda: not mine & _connections(link), timeout_s=3, what="the machine has heard the end")
+    until(lambda: not mine & _connections(link), what="the machine has heard the end")
+
+
+def _tries(space: str, host: str, port: int) -> list[int]:
+    """Of each connection there that has no answer yet: how often it was asked for again."""
+    table = ip("netns", "exec", space, "cat", "/proc/net/tcp")
+    other = f"{int.from_bytes(IPv4Address(host).packed, sys.byteorder):08X}:{port:04X}"
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return [int(row[6], 16) for row in rows if row[2] == other and row[3] == "02"]
+
+
+def tries_in_vain(space: str, host: str, port: int, log: Path) -> None:
+    """A peer's first try got no answer, which takes no time in one computer: it has asked again."""
+    until(lambda: any(_tries(space, host, port)) or said(log, "no way"), what=lambda: text(log))
+    assert not said(log, "connected")
 
 
 def _connections(link: Link) -> set[str]:
@@ -305,10 +315,10 @@ def test_one_address_gets_so_many_new_connections_to_openvpn_a_second(
     config = replace(CONFIG, tcp_ports=frozenset({444}))
     link.allow(config=config)
     link.listen(link.server, "0.0.0.0", 444)
-    _, log = link.run(link.behind, "crowd", "10.88.0.1", "444", "9")
+    _, log = link.run(link.behind, "crowd", "10.88.0.1", "444", "14")
     until(lambda: said(log, "got "), what=lambda: text(log))
     got = int(text(log).split("got ")[1].split(".")[0])
-    assert 5 <= got < 9, text(log)
+    assert 5 <= got < 14, text(log)
     assert link.reaches(link.behind, "10.88.0.1", 444)  # its second try, a second later, gets through
 
 
