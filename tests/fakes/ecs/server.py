@@ -235,6 +235,12 @@ class FakeEcs:
             task.tunnel.kill()
             task.tunnel = Tunnel(task.address, task.arn, joins_s=task.life.joins_s)
 
+    def finish(self, task: Task) -> None:
+        """A task that is stopping has stopped, however long that was to take."""
+        with self.engine.lock:
+            assert task.status == "STOPPING", f"found {task.status}"
+            self.engine._deprovisioning(task)
+
     def _at(self, address: str) -> Task:
         (task,) = [one for one in self.engine.tasks.values() if one.address == address]
         return task

@@ -18,10 +18,10 @@ from sessions.gateways.base import StillStopping, Watching
 from sessions.gateways.ecs import EcsGateways
 from sessions.models import Gateway
 from sessions.states import GatewayState
-from tests.fakes.ecs import Answer, FakeEcs
+from tests.fakes.ecs import FOR_EVER, Answer, FakeEcs, Life
 from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.rescues import Clock, press
-from tests.waiting import until
+from tests.waiting import LONG_S, until
 
 pytestmark = pytest.mark.real
 
@@ -38,7 +38,7 @@ class Listener:
     def end(self) -> None:
         """Nothing of it may hear what the next test has the queue say."""
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(LONG_S)
         assert not self.is_alive
 
     @property
@@ -66,7 +66,7 @@ def driver(ecs: FakeEcs) -> EcsGateways:
 @pytest.fixture
 def listener(driver: EcsGateways) -> Iterator[Listener]:
     listener = Listener(driver)
-    until(driver._events.is_hearing, what="the queue answers", timeout_s=10)
+    until(driver._events.is_hearing, what="the queue answers")
     yield listener
     listener.end()
 
@@ -80,16 +80,21 @@ def test_events_bring_a_gateway_from_its_start_to_its_end(
     driver: EcsGateways, ecs: FakeEcs, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sessions.gateways.ecs_tasks.STARTING_PACE", (60.0,))
+    ecs.lives(Life(stopping_s=FOR_EVER))
     case, request = Case(driver, lambda status: None, True), new_request()
     status = case.start(request)
     assert status.state == "ready"
     until(lambda: request.attempt_id in listener.changed, what="it is told")
+    until(lambda: ecs.queue.waiting() == 0, what="all messages are taken")
     # Its first event may be here before the answer to the order is: then it is asked whose it is.
     assert ecs.names().count("DescribeTasks") <= 1
     listener.changed.clear()
     with pytest.raises(StillStopping):
         driver.stop(request.attempt_id, status.handle)
     until(lambda: request.attempt_id in listener.changed, what="it is told that it stops")
+    (task,) = ecs.tasks()
+    ecs.wait_for(lambda _: task.status == "STOPPING")
+    ecs.finish(task)
     case.stop(request, status)
     assert ecs.names().count("DescribeTasks") <= 2
     until(lambda: ecs.queue.waiting() == 0, what="all messages are taken")
@@ -180,9 +185,9 @@ def test_queue_that_fails_leaves_looking_and_is_listened_to_again(
     ecs.will(Answer.DENIED, "ReceiveMessage", times=5)
     listener = Listener(driver)
     try:
-        until(lambda: "sqs:ReceiveMessage" in caplog.text, what="it is logged", timeout_s=10)
+        until(lambda: "sqs:ReceiveMessage" in caplog.text, what="it is logged")
         assert Case(driver, lambda status: None, True).start(new_request()).state == "ready"
-        until(driver._events.is_hearing, what="it is heard again", timeout_s=10)
+        until(driver._events.is_hearing, what="it is heard again")
     finally:
         listener.end()
     assert caplog.text.count("is not heard") == 1
