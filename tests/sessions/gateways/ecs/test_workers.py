@@ -21,7 +21,7 @@ from tests.fakes.ecs import Answer, FakeEcs, Life
 from tests.sessions.gateways.conftest import Case, new_request
 from tests.sessions.rescues import press
 from tests.sessions.working import FakeVpn
-from tests.waiting import until
+from tests.waiting import LONG_S, until
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True)]
 
@@ -53,7 +53,8 @@ def workers(fake_ecs: FakeEcs, settings: Settings, monkeypatch: pytest.MonkeyPat
     yield
     over.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(LONG_S)
+    assert not any(thread.is_alive() for thread in threads), "they would work on in the next test's database"
 
 
 def test_attempt_that_another_worker_ended_is_forgotten_in_time(
@@ -73,8 +74,8 @@ def test_attempt_that_another_worker_ended_is_forgotten_in_time(
     assert len(one._attempts) == 1
 
 
-def _all(states: Callable[[], list[str]], state: str) -> Callable[[], bool]:
-    return lambda: set(states()) == {state}
+def _are(states: Callable[[], list[str]], expected: list[str]) -> Callable[[], bool]:
+    return lambda: states() == expected
 
 
 def _sessions() -> list[str]:
@@ -90,12 +91,12 @@ def test_two_workers_start_and_stop_each_gateway_once(fake_ecs: FakeEcs, workers
     fake_ecs.will(Answer.THROTTLED, "DescribeTasks", times=3)
     fake_ecs.lives(Life(lag_s=0.3), times=2)
     sessions = [press(f"A{number}") for number in range(4)]
-    until(_all(_gateways, GatewayState.READY), timeout_s=20, what="every rescue has its gateway")
-    assert len(_gateways()) == len(fake_ecs.tasks()) == 4
+    until(_are(_gateways, [GatewayState.READY] * 4), what="every rescue has its gateway")
+    assert len(fake_ecs.tasks()) == 4
     for session in sessions:
         services.cancel(SupportSession.objects.get(pk=session.pk))
-    until(_all(_sessions, State.CLOSED), timeout_s=20, what="every rescue is closed")
-    assert set(_gateways()) == {GatewayState.STOPPED}
+    until(_are(_sessions, [State.CLOSED] * 4), what="every rescue is closed")
+    assert _gateways() == [GatewayState.STOPPED] * 4
     assert len(fake_ecs.tasks()) == 4
     assert all(task.status == "STOPPED" for task in fake_ecs.tasks())
     assert fake_ecs.refused == []
