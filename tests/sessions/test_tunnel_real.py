@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 from django.db import connections
@@ -15,10 +16,10 @@ from sessions.states import EndReason, State
 from tests.sessions.keeping import again, until_state
 from tests.sessions.portal_server import Browser, serving, signed_in, tunnel_path
 from tests.sessions.rescues import person
-from tests.sessions.test_keeper_real import Place, installation, place
+from tests.sessions.test_keeper_real import Place, installation, limits, place
 from tests.waiting import until
 
-__all__ = ["installation", "place"]
+__all__ = ["installation", "limits", "place"]
 
 pytestmark = [pytest.mark.real, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 
@@ -45,7 +46,7 @@ class Screen(Browser):
 
 def test_operator_repairs_a_real_machine_while_a_colleague_watches(installation: str, place: Place) -> None:
     session = place.press()
-    session = until_state(session, State.READY)
+    session = until_state(session, State.READY, timeout_s=60)
     services.claim(session, user=person("Alice"))
     person("Bob")
     with serving() as port, Screen(port, session, "Alice", "controller") as alice:
@@ -74,19 +75,20 @@ def test_operator_repairs_a_real_machine_while_a_colleague_watches(installation:
 
 
 def test_killed_guacd_is_said_and_the_next_join_has_the_screen_again(installation: str, place: Place) -> None:
-    session = until_state(place.press(), State.READY)
+    session = until_state(place.press(), State.READY, timeout_s=60)
     services.claim(session, user=person("Alice"))
     with serving() as port:
         with Screen(port, session, "Alice", "controller") as alice:
             alice.until_opcode("sync")
             gateway = again(session).gateways.get(state="ready")
             for pid in [gateway.handle["pid"], *_family(gateway.handle["pid"])]:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # a child may go as soon as its parent has
+                    os.kill(pid, signal.SIGKILL)
             status, _ = alice.until_ended()
             assert status == 519
         until(lambda: again(session).gateways.filter(state="ready").exclude(pk=gateway.pk).exists(), "a new gateway",
-              timeout_s=30)  # fmt: skip
-        until_state(session, State.READY, timeout_s=30)
+              timeout_s=60)  # fmt: skip
+        until_state(session, State.READY, timeout_s=60)
         with Screen(port, session, "Alice", "controller") as alice:
             alice.until_opcode("sync")
 

@@ -41,7 +41,7 @@ def installation(settings: Settings) -> Iterator[str]:
     stop.set()
     bell.ring()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     driver = get_driver("local")
     assert isinstance(driver, LocalGateways)
     leftovers = driver.running()
@@ -50,6 +50,7 @@ def installation(settings: Settings) -> Iterator[str]:
     assert not driver._folder.exists()
     get_driver.cache_clear()
     connections.close_all()
+    assert not any(thread.is_alive() for thread in threads)
     assert leftovers == []
 
 
@@ -60,10 +61,10 @@ def _guacds(installation: str) -> list[processes.Process]:
 def test_guacd_comes_with_the_press_is_replaced_when_killed_and_goes_with_the_end(installation: str) -> None:
     session = press("A1")
     ready = Gateway.objects.filter(session=session, state=GatewayState.READY)
-    until(ready.exists, "a gateway is ready")
+    until(ready.exists, "a gateway is ready", timeout_s=60)
     first = ready.get()
     os.kill(int(first.handle["pid"]), signal.SIGKILL)
-    until(ready.exclude(pk=first.pk).exists, "another one has taken its place")
+    until(ready.exclude(pk=first.pk).exists, "another one has taken its place", timeout_s=60)
     assert ready.get().port != first.port or ready.get().handle != first.handle
     services.cancel(SupportSession.objects.get(pk=session.pk))
     services.machine_told(SupportSession.objects.get(pk=session.pk))
@@ -75,13 +76,15 @@ def test_guacd_comes_with_the_press_is_replaced_when_killed_and_goes_with_the_en
 def test_ten_presses_at_once_get_a_guacd_each(installation: str) -> None:
     for number in range(10):
         press(f"M{number}")
-    until(lambda: Gateway.objects.filter(state=GatewayState.READY).count() == 10, "ten gateways are ready")
+    until(
+        lambda: Gateway.objects.filter(state=GatewayState.READY).count() == 10, "ten gateways are ready", timeout_s=60
+    )
     assert len({gateway.port for gateway in Gateway.objects.all()}) == 10
     assert len([one for one in _guacds(installation) if one.pid == one.session]) == 10
     for session in SupportSession.objects.all():
         services.cancel(session)
         services.machine_told(SupportSession.objects.get(pk=session.pk))
-    until(lambda: SupportSession.objects.filter(state=State.CLOSED).count() == 10, "all are closed")
+    until(lambda: SupportSession.objects.filter(state=State.CLOSED).count() == 10, "all are closed", timeout_s=60)
     assert _guacds(installation) == []
 
 
@@ -123,7 +126,7 @@ def test_work_command_ends_at_once_when_told_to(tmp_path: Path, tell: Callable[[
         assert worker.stdout.readline() == "Working with 1 threads; Ctrl-C ends it.\n"
         tell(worker)
         # Its database has no tables, so that its passes fail; it ends as told all the same.
-        assert worker.wait(10) == 0
+        assert worker.wait(30) == 0
     finally:
         worker.kill()
         worker.wait()
