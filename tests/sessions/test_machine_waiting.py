@@ -51,7 +51,7 @@ async def server_loop() -> AsyncIterator[None]:
 async def joined(session: SupportSession, number: int) -> None:
     """Returns once so many polls listen for the session."""
     layer: Any = get_channel_layer()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(layer.groups.get(live.session_group(session.pk), {})) != number:
             await asyncio.sleep(0.005)
 
@@ -61,15 +61,14 @@ def begin(caller: Caller, session: SupportSession, query: str = "wait=30") -> as
 
 
 async def test_waiting_machine_hears_of_a_claim_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "RELOOK_S", 60)  # only the message can wake it
+    monkeypatch.setattr(waiting, "RELOOK_S", 600)  # only the message can wake it
     session, alice, a1 = await in_thread(press), await in_thread(person, "Alice"), await in_thread(caller_of, "A1")
     async with server_loop():
-        poll = begin(a1, session)
+        poll = begin(a1, session, "wait=60")
         await joined(session, 1)
-        started = time.monotonic()
         await in_thread(services.claim, session, user=alice)
-        answer = await poll
-    assert time.monotonic() - started < 5
+        async with asyncio.timeout(30):
+            answer = await poll
     assert answer.status == 200 and answer.json["operator_name"] == "Alice"
     await joined(session, 0)
 
@@ -99,7 +98,7 @@ async def test_broken_channel_layer_does_not_end_a_poll(monkeypatch: pytest.Monk
 
 async def test_poll_with_an_old_version_or_for_what_is_over_returns_at_once() -> None:
     session, a1 = await in_thread(press), await in_thread(caller_of, "A1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await begin(a1, session, "wait=60&since=0")).json["version"] == 1
         ended = await in_thread(services.cancel, session)
         first = (await begin(a1, session, "wait=60")).json
@@ -119,7 +118,7 @@ async def test_poll_that_knows_of_the_closing_waits_for_the_closed(monkeypatch: 
         await joined(session, 1)
         await in_thread(services.finish, current, now=current.updated_at)
         assert (await poll).json["state"] == "closed"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await begin(a1, session, f"wait=60&since={current.version + 1}")).json["state"] == "closed"
 
 
@@ -128,7 +127,7 @@ async def test_time_that_passes_without_a_change_gives_the_same_version() -> Non
     started = time.monotonic()
     answer = await begin(a1, session, "wait=1&since=1")
     assert answer.json["version"] == 1
-    assert 0.9 < time.monotonic() - started < 10
+    assert 0.9 < time.monotonic() - started < 30
 
 
 async def test_machine_that_hangs_up_stops_waiting() -> None:
@@ -154,22 +153,31 @@ async def test_fifth_poll_of_one_machine_is_asked_to_come_back_later() -> None:
     assert [(await poll).json["state"] for poll in polls] == ["closing"] * len(polls)
 
 
-@pytest.mark.timeout(120)
-async def test_two_hundred_polls_wait_without_threads_and_all_return() -> None:
-    """Fifty machines, four polls each, two threads for the database: every one hears of its own change."""
+@pytest.mark.timeout(300)
+async def test_two_hundred_polls_wait_without_threads_and_all_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty machines, four polls each, four threads for the database: every one hears of its own change."""
+    monkeypatch.setattr("sessions.api.machine.LONGEST_WAIT_S", 600)  # until all of them are there
     alice = await in_thread(person, "Alice")
     names = [f"M{number}" for number in range(50)]
     callers = [await in_thread(caller_of, name) for name in names]
     sessions = [await in_thread(press, name) for name in names]
+    others = set(threading.enumerate())
+
+    def new_threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread not in others]
+
     async with server_loop():
-        polls = [begin(a, s, "wait=60") for a, s in zip(callers, sessions, strict=True) for _ in range(4)]
+        polls = [begin(a, s, "wait=600") for a, s in zip(callers, sessions, strict=True) for _ in range(4)]
         for session in sessions:
             await joined(session, 4)
         # One more turn of the database pool: all have looked, none is on its way.
         await waiting.in_pool(lambda: None)
-        threads = [thread.name for thread in threading.enumerate()]
-        assert len([name for name in threads if name.startswith("poll")]) <= waiting.POOL_THREADS
-        assert len(threads) < 40, threads
+        # The last ones' own threads may just be ending.
+        async with asyncio.timeout(30):
+            while len(new_threads()) >= 20:
+                await asyncio.sleep(0.01)
+        pool = [thread for thread in threading.enumerate() if thread.name.startswith("poll")]
+        assert len(pool) <= waiting.POOL_THREADS
         assert not any(poll.done() for poll in polls)
         for session in sessions:
             await in_thread(services.claim, session, user=alice)
