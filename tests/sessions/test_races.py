@@ -33,7 +33,7 @@ def _at_once(jobs: list[Callable[[], T]]) -> list[T]:
 
     def run(job: Callable[[], T]) -> T:
         try:
-            barrier.wait(30)
+            barrier.wait(100)
             return job()
         finally:
             connections.close_all()
@@ -185,6 +185,7 @@ def test_several_workers_do_not_overrun_a_fleets_cap() -> None:
         press(f"M{number}")
     workers = [Worker(f"worker {number}", driver_for=lambda _: driver) for number in range(4)]
     _at_once([worker.run_pass for worker in workers])
+    workers[0].run_pass()
     assert len(driver.alive) == 3
     assert SupportSession.objects.filter(state=State.REQUESTED).count() == 5
 
@@ -277,6 +278,7 @@ def test_several_workers_close_each_session_once() -> None:
             worker.run_pass()
 
     _at_once([partial(work, worker) for worker in workers])
+    work(workers[0])  # what one of them has left to another that had just been there
     assert driver.alive == {}
     assert set(SupportSession.objects.values_list("state", flat=True)) == {State.CLOSED}
     for kind in ("vpn_told", "closed"):
@@ -290,22 +292,23 @@ def threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     get_driver.cache_clear()
     driver = get_driver(settings.GATEWAY)
     assert isinstance(driver, FakeGateways)
-    monkeypatch.setattr("sessions.worker.POLL_S", 30.0)
+    monkeypatch.setattr("sessions.worker.POLL_S", 600.0)
     stop = threading.Event()
     running = start_threads(2, process="test", stop=stop)
     yield driver
     stop.set()
     bell.ring()
     for thread in running:
-        thread.join(10)
-        assert not thread.is_alive()
+        thread.join(30)
+    get_driver.cache_clear()
+    assert not any(thread.is_alive() for thread in running)
 
 
 def test_press_wakes_the_worker_without_waiting_for_its_next_look(threads: FakeGateways) -> None:
     started = threading.Event()
     threads.at_step = lambda step: started.set() if step == "after start" else None
     press("A1")
-    assert started.wait(5), "the threads look by themselves only every 30 s"
+    assert started.wait(30), "the threads look by themselves only every ten minutes"
 
 
 def test_worker_outlives_a_failing_pass(threads: FakeGateways, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,5 +324,5 @@ def test_worker_outlives_a_failing_pass(threads: FakeGateways, monkeypatch: pyte
     monkeypatch.setattr(Worker, "run_pass", fail_once)
     threads.at_step = lambda step: started.set() if step == "after start" else None
     press("A1")
-    assert failed.wait(5)
-    assert started.wait(10)
+    assert failed.wait(30)
+    assert started.wait(30)
