@@ -69,8 +69,12 @@ def asked(session: SupportSession, round: int | None = None) -> list[str]:
 
 
 def told(session: SupportSession, kind: str, *, state: str | None = None) -> list[str]:
-    """Whom messages of a kind are for, each once, in order."""
-    rows = Delivery.objects.filter(subject=session.pk, kind=kind).select_related("recipient").order_by("created_at")
+    """Whom messages of a kind are for, each once, in order; those of one moment by name."""
+    rows = (
+        Delivery.objects.filter(subject=session.pk, kind=kind)
+        .select_related("recipient")
+        .order_by("created_at", "recipient__username")
+    )
     if state is not None:
         rows = rows.filter(state=state)
     return list(dict.fromkeys(row.recipient.username if row.recipient else row.address for row in rows))
@@ -109,5 +113,5 @@ class HangingTelemetry:
     let_go = threading.Event()
 
     def who_is_responsible(self, machine: Machine, *, now: datetime) -> Duty:
-        self.let_go.wait(20)
+        self.let_go.wait(100)
         raise TelemetryError("The telemetry was switched off.")

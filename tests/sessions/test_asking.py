@@ -286,19 +286,19 @@ def test_stand_in_is_said_on_the_trail_and_the_card(cast: None, clock: Clock) ->
 def test_telemetry_that_hangs_delays_nobody_and_our_own_rota_stands_in(
     cast: None, clock: Clock, settings: Settings
 ) -> None:
-    settings.TELEMETRY, settings.TELEMETRY_TIMEOUT_S = "tests.sessions.asking.HangingTelemetry", 0.1
+    settings.TELEMETRY, settings.TELEMETRY_TIMEOUT_S = "tests.sessions.asking.HangingTelemetry", 1
     asking.forget()
     sessions = [press(f"A{number}", now=clock()) for number in range(4)]
     began_at = time.monotonic()
     try:
         Asker("asker", now=clock).run_pass()
-        assert time.monotonic() - began_at < 2, "they wait for telemetry together, and no longer than its time"
+        assert time.monotonic() - began_at < 4, "they wait for telemetry together, and no longer than its time"
     finally:
         HangingTelemetry.let_go.set()
         asking.forget()
     for session in sessions:
         assert asked(session) == ["alice"]
-        assert sentences(session)[1].startswith("Telemetry did not answer within 0.1 s.")
+        assert sentences(session)[1].startswith("Telemetry did not answer within 1 s.")
         assert "own rota was used" in sentences(session)[1]
 
 

@@ -19,6 +19,7 @@ from sessions.models import RdpCredential, SupportSession
 from sessions.states import EndReason
 from tests.sessions.machine_face import LOGIN, REQUESTS, Caller, caller_of
 from tests.sessions.rescues import PASSWORD, machine, person, press
+from tests.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("poll_pool")]
 
@@ -160,7 +161,7 @@ def test_ten_presses_at_once_make_one_request(a1: Caller) -> None:
     barrier = threading.Barrier(10)
 
     def push(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(100)
         try:
             answers.append(a1.ask(key=f"press-{number}"))
         finally:
@@ -400,11 +401,18 @@ def _ciphertext() -> bytes:
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
+def _all_is_in_the_file() -> bool:
+    """Whether nobody was reading who held SQLite's checkpoint up."""
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (is_held_up, *_) = cursor.fetchone()
+    return not is_held_up
+
+
 def _database() -> bytes:
     """All that is stored: SQLite's files after a checkpoint, or every table's rows."""
     if connection.vendor == "sqlite":
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        until(_all_is_in_the_file, "the log is written back")
         path = Path(str(connection.settings_dict["NAME"]))
         return b"".join(part.read_bytes() for part in path.parent.glob(path.name + "*"))
     rows = []

@@ -47,12 +47,13 @@ def port(transactional_db: None) -> Iterator[int]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(30)
     yield listener.getsockname()[1]
     server.should_exit = True
-    thread.join(20)
+    thread.join(30)
     live.use_loop(None)
     listener.close()
+    assert not thread.is_alive(), "the face does not stop"
 
 
 def client_of(serial: str, port: int, tmp_path: Path, *, source: str = "") -> Client:
@@ -79,7 +80,7 @@ def test_agent_asks_waits_hears_and_withdraws(port: int, tmp_path: Path) -> None
     )
     waiter.start()
     services.claim(SupportSession.objects.get(), user=person("Alice"))
-    waiter.join(20)
+    waiter.join(60)
     assert heard and heard[0].operator_name == "Alice"
 
     beat = client.heartbeat(software="2.1")
@@ -94,7 +95,7 @@ def test_stolen_token_from_another_address_is_refused_whatever_it_forwards(port:
         client_of("A1", port, tmp_path, source=thief).heartbeat(software="")
     assert refused.value.status == 403 and not refused.value.retryable
     forged = {"X-Forwarded-For": a1.vpn_address, "X-Real-IP": a1.vpn_address, "Forwarded": f"for={a1.vpn_address}"}
-    connection = http.client.HTTPConnection("127.0.0.1", port, source_address=(thief, 0), timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, source_address=(thief, 0), timeout=30)
     connection.request(
         "GET", f"{REQUESTS}?wait=1", headers={"Authorization": f"Bearer {fleet_services.issue_token(a1)}", **forged}
     )
@@ -105,7 +106,7 @@ def test_stolen_token_from_another_address_is_refused_whatever_it_forwards(port:
 
 def test_endless_body_is_cut_off(port: int) -> None:
     """A gigabyte is announced; the answer comes as soon as the limit is passed."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as line:
         head = [f"POST {REQUESTS} HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 1000000000"]
         line.sendall("\r\n".join([*head, "", ""]).encode() + b"x" * (BODY_LIMIT + 1))
         answer = line.recv(65536)

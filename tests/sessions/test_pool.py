@@ -76,9 +76,9 @@ def test_figures_are_those_of_a_count_by_hand() -> None:
 
 
 def test_fifty_thousand_presses_are_counted_in_a_moment() -> None:
-    began = time.process_time()
+    began = time.thread_time()
     assert pool.auto([number * 40.0 for number in range(50_000)], start_s=60).size == 2
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_time_to_start_is_what_nineteen_of_twenty_took() -> None:
