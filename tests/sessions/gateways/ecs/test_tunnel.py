@@ -48,9 +48,9 @@ class House:
     def press(self) -> SupportSession:
         return press(now=self.clock())
 
-    def work(self, *, until: Callable[[], object], what: str, timeout_s: float = 15) -> None:
+    def work(self, *, until: Callable[[], object], what: str) -> None:
         """Passes until something holds, which only passes bring about."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + LONG_S
         while not until():
             found = list(Gateway.objects.values_list("state", "failure", "handle"))
             assert time.monotonic() < deadline, f"waited in vain until {what}: {found}"
@@ -74,18 +74,22 @@ def module_aws(module_ecs: FakeEcs) -> Aws:
 
 
 @pytest.fixture
-def house(module_ecs: FakeEcs, module_aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def house(
+    module_ecs: FakeEcs, module_aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch, patient: None
+) -> Iterator[House]:
     for name, value in module_ecs.surroundings.items():
         monkeypatch.setenv(name, value)
     for name, value in module_ecs.settings.items():
         is_list = name in ("ECS_SUBNETS", "ECS_SECURITY_GROUPS")
         setattr(settings, name, value.split(",") if is_list else value)
     settings.VPN_NETWORK = ipaddress.ip_network("10.77.0.0/20")
+    # The house's clock goes on with each pass, and on a busy computer there are many before a task is there.
+    settings.GATEWAY_DEADLINE_S = settings.ANSWER_DEADLINE_S = settings.MACHINE_GONE_S = 86_400
     monkeypatch.setattr("sessions.gateways.ecs.Aws", lambda *args, **kwargs: module_aws)
     # The fake is quicker than AWS, and who waits at a door that stays shut need not wait long.
     monkeypatch.setattr("sessions.gateways.ecs_tasks.STARTING_PACE", (0.02,))
     monkeypatch.setattr("sessions.gateways.ecs_tasks.AT_ONCE", (0.02,))
-    monkeypatch.setattr("sessions.gateways.ecs._JOIN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("sessions.gateways.ecs._JOIN_TIMEOUT_S", 0.5)
     yield House(module_ecs)
     assert module_ecs.refused == []
     module_ecs.clear()
@@ -117,7 +121,7 @@ def is_closed(session: SupportSession) -> bool:
 
 def _answers(address: str) -> bool:
     try:
-        probe.answers(address, 4822, timeout_s=1)
+        probe.answers(address, 4822, timeout_s=LONG_S)
     except OSError:
         return False
     return True
@@ -160,6 +164,7 @@ def test_gateway_is_not_ready_before_it_has_joined_whatever_answers_meanwhile(
     task = house.task()
     if guacd_after == "START":
         until(lambda: _answers(task.address), what="guacd answers")
+        until(lambda: task.status == "RUNNING", what="ECS has noticed")
     for _ in range(3):
         house.clock.tick(1.1)
         house.worker.run_pass()
