@@ -80,6 +80,7 @@ def test_sound_rings_once_in_three_tabs_and_for_the_one_who_is_asked(sign_in: Si
     until(alice.page, lambda: len(rings) == 2)
     tabs[1].live.cards = [card, for_bob, for_alice]
     tabs[1].page.reload()
+    expect(tabs[1].page.locator("[data-section=waiting] .ticket")).to_have_count(3)
     click_somewhere(tabs[1])
     # Rings come one after the other: that of a last request is heard after all that there were before.
     last = about(card, 3, "Alice")
@@ -99,6 +100,7 @@ def test_browser_that_keeps_the_page_silent_is_explained_and_rings_after_a_click
     alice.visit("/")
     words = alice.page.locator("[data-part=sound-blocked]")
     expect(words).to_contain_text("Click anywhere")
+    expect(alice.page.locator("[data-part=live]")).to_have_text("Live")
     alice.live.tell(about(card, 1, "Alice"))
     expect(alice.page.locator("[data-section=waiting] .ticket")).to_have_count(2)
     assert rings == []
@@ -117,7 +119,7 @@ def test_everybody_with_an_open_page_hears_what_nobody_was_asked_about(sign_in: 
     until(alice.page, lambda: rings == [1])
     alice.live.tell(newer(card, id=f"{ANOTHER}1", asking=None))
     expect(alice.page.locator("[data-section=waiting] .ticket")).to_have_count(2)
-    alice.page.clock.run_for(5000)
+    alice.page.clock.run_for(4000)
     until(alice.page, lambda: rings == [1, 1])
 
 

@@ -154,6 +154,7 @@ def test_keyboard_alone_claims(sign_in: SignIn) -> None:
     alice.page.keyboard.press("Tab")
     expect(alice.page.locator(".skip")).to_be_focused()
     alice.page.keyboard.press("Enter")
+    expect(alice.page.locator("#content")).to_be_focused()
     alice.page.keyboard.press("Tab")
     expect(alice.page.get_by_role("switch", name="Sound")).to_be_focused()
     alice.page.keyboard.press("Tab")
