@@ -5,6 +5,7 @@ Apart, a password can be a secret that something else keeps and changes, while t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -16,6 +17,8 @@ _DATABASE = (
     "password as %XX"
 )
 _REDIS = "redis://host:port/number, or rediss://… for TLS"
+# PostgreSQL cuts longer names; others need quotes wherever somebody types them.
+_ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -61,6 +64,29 @@ def database(url: str, password: str, *, test_file: Path) -> dict[str, object]:
             },
         }
     raise SettingError(f"DATABASE_URL: found scheme {parts.scheme!r}, expected sqlite or postgresql")
+
+
+def check_app_role(url: str, role: str, password: str) -> None:
+    """Raises SettingError where DATABASE_APP_ROLE and its password cannot be made beside DATABASE_URL's user."""
+    if bool(role) != bool(password):
+        there, lacks = ("ROLE", "PASSWORD") if role else ("PASSWORD", "ROLE")
+        raise SettingError(f"DATABASE_APP_{lacks} is not set, but DATABASE_APP_{there} is, expected both or neither")
+    if not role:
+        return
+    if not _ROLE.fullmatch(role):
+        raise SettingError(
+            f"DATABASE_APP_ROLE: found {role[:80]!r}, expected up to 63 small letters, digits and _, no digit first"
+        )
+    parts = _split("DATABASE_URL", url, _DATABASE)
+    if parts.scheme == "sqlite":
+        raise SettingError(
+            "DATABASE_APP_ROLE: found one beside SQLite, which knows no roles, expected PostgreSQL or none"
+        )
+    if unquote(parts.username or "") == role:
+        raise SettingError(
+            "DATABASE_APP_ROLE: found the user of DATABASE_URL, expected another: migrations work as the owner of the "
+            "tables, the app does not"
+        )
 
 
 def redis_url(url: str, password: str) -> str:

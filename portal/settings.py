@@ -49,6 +49,10 @@ try:
     _DATABASE = servers.database(
         DATABASE_URL, env.secret("DATABASE_PASSWORD", ""), test_file=STATE_DIR / "test.sqlite3"
     )
+    # For `migrate` alone: who the others work as, and with which password (portal/database_rights.py).
+    DATABASE_APP_ROLE = env.text("DATABASE_APP_ROLE", "")
+    DATABASE_APP_PASSWORD = env.secret("DATABASE_APP_PASSWORD", "")
+    servers.check_app_role(DATABASE_URL, DATABASE_APP_ROLE, DATABASE_APP_PASSWORD)
 
     # --- the choice of drivers: an alias or a dotted path -------------------------------------------------------------
     GATEWAY = env.driver("GATEWAY", "local", gateways.ALIASES)

@@ -25,6 +25,7 @@ from machines.encryption import DecryptionError
 from machines.hosts import is_this_computer
 from machines.models import VpnAuthority
 from machines.vpn.base import has_vpn
+from portal import database_rights
 from portal.doctor.cloud import of_clocks, uses_ecs
 from portal.doctor.findings import Check, Finding, attention, ok, wrong
 from portal.health import healthz
@@ -64,6 +65,7 @@ def database() -> Iterator[Finding]:
                 cursor.execute("SELECT clock_timestamp()")
                 at = cursor.fetchone()[0]
                 ahead_s = (at - (begun + (datetime.now(UTC) - begun) / 2)).total_seconds()
+        may_erase = connection.vendor == "postgresql" and database_rights.is_owner(connection)
         behind = len(
             MigrationExecutor(connection).migration_plan(MigrationExecutor(connection).loader.graph.leaf_nodes())
         )
@@ -72,6 +74,11 @@ def database() -> Iterator[Finding]:
         return
     if behind:
         yield wrong(f"The database lacks {behind} changes of this version. Run: manage.py migrate")
+    if may_erase:
+        yield attention(
+            "This app owns its tables, and could erase the audit. Run migrate with DATABASE_APP_ROLE, and the app as "
+            "that role."
+        )
     if ahead_s is not None:
         yield ok("PostgreSQL answers.")
         yield of_clocks("the database's", ahead_s)
