@@ -14,7 +14,7 @@ import pytest
 from django.core.signals import setting_changed
 from pytest_django import DjangoDbBlocker
 
-from tests import emptying, migrated
+from tests import app_role, emptying, migrated
 
 # How long one example takes says nothing where a process may be held up for a second at any line.
 hypothesis.settings.register_profile("portafilter", deadline=None)
@@ -84,10 +84,11 @@ def _migrated_once_a_run() -> Iterator[None]:
 def django_db_setup(
     _migrated_once_a_run: None, django_db_setup: None, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[None]:
-    """pytest-django's own, with tables that are copied, and emptied only where they have rows."""
+    """pytest-django's own, with tables that are copied, and emptied only where they have rows; used as the app is."""
     with ExitStack() as stack:
         with django_db_blocker.unblock():
             stack.enter_context(emptying.quickly())
+            stack.enter_context(app_role.at_work())
         yield
 
 

@@ -19,6 +19,8 @@ from django.db import connection, transaction
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.test import TransactionTestCase
 
+from tests.app_role import as_owner
+
 # What migrations and their signals wrote; no test does.
 _KEPT = ("django_content_type", "auth_permission")
 _OF_DJANGO_ITSELF = ("django_migrations",)
@@ -37,6 +39,10 @@ def quickly() -> Iterator[None]:
     kept = _state_of_kept()
 
     def teardown(self: Any) -> None:
+        with as_owner():
+            empty(self)
+
+    def empty(self: Any) -> None:
         # A test of the migrations has other tables, or other permissions.
         if self.available_apps is None and not self.serialized_rollback and _state_of_kept() == kept:
             _empty()
