@@ -84,6 +84,25 @@ def test_every_container_has_a_root_that_cannot_be_written_and_no_capability_but
         assert capabilities["Drop"] == ["ALL"] and set(capabilities.get("Add", [])) <= {"NET_ADMIN", "NET_BIND_SERVICE"}
 
 
+def test_owner_of_the_database_is_known_to_migrations_alone() -> None:
+    """Who owns a table can erase what is append-only (T24)."""
+    urls, passwords = set(), set()
+    for stack, _, container in containers():
+        for one in container.get("Environment", []):
+            if one["Name"] == "DATABASE_URL":
+                urls.add((stack, re.findall(r"//(\w+)@", str(one["Value"]))[0]))
+        for one in container.get("Secrets", []):
+            if "DATABASE" in str(one):
+                passwords.add((stack, *re.findall(r"\w+SecretArn", str(one))))
+    works = {"app", "private-api", "vpn"}
+    assert urls == {("migrate", "portafilter"), *((stack, "portafilter_app") for stack in works)}
+    assert passwords - {("migrate", "DatabaseSecretArn")} == {
+        (stack, "DatabaseAppSecretArn") for stack in works | {"migrate"}
+    }
+    knows = {stack for stack in stacks.STACKS if "DatabaseSecretArn" in templates.read(stack).text}
+    assert knows == {"data", "migrate"}
+
+
 def test_no_secret_is_in_a_default_or_in_an_environment() -> None:
     secret = re.compile(r"(PASSWORD|SECRET|KEYS?|TOKEN)(_FILE)?$")
     settings = (FOLDER / "docs" / "settings.md").read_text()
@@ -355,8 +374,8 @@ def test_settings_take_the_environment_of_each_task(task: str, choice: str, tmp_
     environment = {one["Name"]: str(resolve(one["Value"])) for one in container["Environment"]}
     secrets = {
         "SECRET_KEY": "x" * 50, "CREDENTIAL_KEYS": Fernet.generate_key().decode(), "DATABASE_PASSWORD": "p/w",
-        "VAPID_PRIVATE_KEY": app_secrets._make("VAPID_PRIVATE_KEY"), "REDIS_PASSWORD": "p/w", "TELEMETRY_KEY": "k" * 40,
-        "NOTIFY_EMAIL_URL": "smtps://u:p@mail.example.com",
+        "DATABASE_APP_PASSWORD": "p/w", "VAPID_PRIVATE_KEY": app_secrets._make("VAPID_PRIVATE_KEY"),
+        "REDIS_PASSWORD": "p/w", "TELEMETRY_KEY": "k" * 40, "NOTIFY_EMAIL_URL": "smtps://u:p@mail.example.com",
     }  # fmt: skip
     given = [one["Name"] for one in (resolve(one) for one in container["Secrets"]) if one is not None]
     told = {name: secrets[name] for name in given}
