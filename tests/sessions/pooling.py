@@ -31,7 +31,9 @@ class House:
             self.clock.tick(1)
 
     def press(self, serial: str = "A1") -> SupportSession:
-        return press(serial, now=self.clock())
+        session = press(serial, now=self.clock())
+        self.clock.tick(0.001)  # two at the same moment have no order
+        return session
 
     def warm(self, state: GatewayState = GatewayState.READY, *, of: str = "North") -> list[Gateway]:
         return list(Gateway.objects.filter(session=None, state=state, fleet=fleet(of)).order_by("ready_at", "pk"))
