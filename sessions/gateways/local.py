@@ -66,7 +66,7 @@ class LocalGateways:
             leader, is_new = self._find_or_spawn(request.attempt_id, deadline)
             if leader is not None and self._wait_until_it_answers(leader, request.attempt_id, deadline):
                 if is_new:
-                    self._check_rdp(leader)
+                    self._check_rdp(leader, deadline)
                 return self._ready(leader)
         raise GatewayError(f"guacd ended at once, {_PORTS_TRIED} times. {self._last_words(request.attempt_id)}")
 
@@ -182,12 +182,13 @@ class LocalGateways:
             time.sleep(0.005)
         raise GatewayError(f"guacd was not listening after {_START_TIMEOUT_S:g} s. {self._last_words(attempt_id)}")
 
-    def _check_rdp(self, leader: Process) -> None:
+    def _check_rdp(self, leader: Process, deadline: float) -> None:
         """Once, with a guacd that nobody uses yet: it costs 150 ms, and what is installed seldom changes."""
         if self._rdp_was_checked:
             return
         try:
-            can = probe.can_do_rdp(HOST, _port_of(leader), timeout_s=3)
+            # It loads FreeRDP, which takes seconds on a busy computer.
+            can = probe.can_do_rdp(HOST, _port_of(leader), timeout_s=max(3, deadline - time.monotonic()))
         except OSError as error:
             raise GatewayError(f"guacd started but does not offer RDP: {error}.") from error
         for process in self._processes(leader.environment["PORTAFILTER_GATEWAY"]):
