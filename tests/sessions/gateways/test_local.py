@@ -20,7 +20,7 @@ from sessions.gateways import processes
 from sessions.gateways.base import GatewayError, GatewayRequest, GatewayStatus
 from sessions.gateways.local import LocalGateways
 from tests.sessions.gateways.conftest import new_request
-from tests.waiting import until
+from tests.waiting import LONG_S, until
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +36,7 @@ def _alone(request: GatewayRequest) -> processes.Process:
 
 
 def _open_connection(status: GatewayStatus) -> socket.socket:
-    sock = socket.create_connection((status.host, status.port), timeout=5)
+    sock = socket.create_connection((status.host, status.port), timeout=LONG_S)
     sock.sendall(b"6.select,3.rdp;")
     assert sock.recv(65536).startswith(b"4.args,")
     return sock
@@ -48,15 +48,18 @@ def test_children_of_a_killed_guacd_are_found_and_ended(local: LocalGateways) ->
     leader = _alone(request)
     # As a child in the middle of an RDP connection, which outlives its parent by 17 s and ignores a request to end.
     stubborn = subprocess.Popen(
-        ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], env=leader.environment, process_group=0
-    )
+        ["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"], env=leader.environment,
+        process_group=0, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with stubborn.stdout as words:  # type: ignore[union-attr]
+        assert words.readline() == b"deaf\n"
     with _open_connection(status), _open_connection(status):
         until(lambda: len(_all_of(request)) >= 4, what="two children run")
         os.kill(leader.pid, signal.SIGKILL)
         until(lambda: local.describe(request.attempt_id, status.handle).state == "stopped")
         assert stubborn.poll() is None
         local.stop(request.attempt_id, status.handle)
-    assert stubborn.wait(1) == -signal.SIGKILL
+    assert stubborn.wait(LONG_S) == -signal.SIGKILL
     assert _all_of(request) == []
 
 
@@ -233,7 +236,7 @@ def test_number_of_a_dead_process_given_to_another_is_not_mistaken(local: LocalG
     request = new_request()
     status = local.start(request)
     local.stop(request.attempt_id, status.handle)
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    with subprocess.Popen(["sleep", "600"]) as stranger:
         forged = {**status.handle, "pid": stranger.pid}
         assert local.describe(request.attempt_id, forged).state == "stopped"
         local.stop(request.attempt_id, forged)
