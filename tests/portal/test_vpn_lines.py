@@ -14,12 +14,8 @@ import pytest
 
 from portal.demo.errors import DemoError
 from portal.demo.vpn.lines import Lines, Place, Quality, Way, read_quality, tell
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_ports
+from tests.waiting import LONG_S
 
 
 class Echo(asyncio.DatagramProtocol):
@@ -49,7 +45,7 @@ async def running(folder: Path, *ways: Way) -> AsyncIterator[Lines]:
 @asynccontextmanager
 async def udp(folder: Path) -> AsyncIterator[tuple[Lines, socket.socket]]:
     """A line to an echo, and a socket that is connected to its entry."""
-    loop, far, near = asyncio.get_running_loop(), free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
+    loop, (far, near) = asyncio.get_running_loop(), free_ports(2, kind=socket.SOCK_DGRAM)
     transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", far))
     way = Way("A1", "udp", Place(None, "127.0.0.1", near), Place(None, "127.0.0.1", far), "127.0.0.9")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -60,7 +56,7 @@ async def udp(folder: Path) -> AsyncIterator[tuple[Lines, socket.socket]]:
     transport.close()
 
 
-async def answer(client: socket.socket, data: bytes, *, within_s: float = 5.0) -> float:
+async def answer(client: socket.socket, data: bytes, *, within_s: float = LONG_S) -> float:
     """How long the echo took; TimeoutError when there is none."""
     loop, began = asyncio.get_running_loop(), time.monotonic()
     client.send(data)
@@ -68,12 +64,21 @@ async def answer(client: socket.socket, data: bytes, *, within_s: float = 5.0) -
     return time.monotonic() - began
 
 
+async def takes_between(least_s: float, most_s: float, client: socket.socket, data: bytes) -> None:
+    """Each echo takes at least so long, and one of them less than so long, when nothing else holds it up."""
+    async with asyncio.timeout(2 * LONG_S):
+        took_s = most_s
+        while took_s >= most_s:
+            took_s = await answer(client, data)
+            assert least_s <= took_s
+
+
 async def test_slow_line_takes_its_time_in_each_direction(tmp_path: Path) -> None:
     async with udp(tmp_path) as (lines, client):
         lines.change("A1", Quality(delay_ms=0))
-        assert await answer(client, b"quick") < 0.1
+        await takes_between(0, 0.1, client, b"quick")
         lines.change("A1", Quality(delay_ms=100))
-        assert 0.2 <= await answer(client, b"slow") < 0.6
+        await takes_between(0.2, 0.6, client, b"slow")
 
 
 async def test_dead_line_carries_nothing_and_carries_again_when_it_is_good(tmp_path: Path) -> None:
@@ -93,21 +98,22 @@ async def test_lossy_line_loses_about_its_share(tmp_path: Path) -> None:
         for _ in range(400):
             client.send(b"x")
             await asyncio.sleep(0)
-        await asyncio.sleep(0.1)
-        up = lines.change("A1", None)["up"]
-        assert isinstance(up, dict)
-        assert up["carried"] + up["dropped"] == 400 and 130 < up["dropped"] < 270
+        up = lines.lines["A1"].up
+        async with asyncio.timeout(LONG_S):
+            while up.carried + up.dropped < 400:
+                await asyncio.sleep(0.01)
+        assert 130 < up.dropped < 270
 
 
 async def test_narrow_line_takes_as_long_as_its_bytes_need(tmp_path: Path) -> None:
     async with udp(tmp_path) as (lines, client):
         lines.change("A1", Quality(kbit_s=80))  # 1000 bytes take 0.1 s, each way
-        assert 0.2 <= await answer(client, b"x" * 1000) < 0.7
+        await takes_between(0.2, 0.7, client, b"x" * 1000)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "door"])
 async def test_stream_arrives_whole_in_order_and_its_end_too(tmp_path: Path, kind: str) -> None:
-    near, far = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
+    near, far = free_ports(2)
 
     async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.read()).upper())
@@ -121,7 +127,7 @@ async def test_stream_arrives_whole_in_order_and_its_end_too(tmp_path: Path, kin
         sent = b"".join(b"%06d " % number for number in range(30_000))
         writer.write(sent)
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), 20) == sent.upper()
+        assert await asyncio.wait_for(reader.read(), 2 * LONG_S) == sent.upper()
         writer.close()
 
 
