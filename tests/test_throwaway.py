@@ -61,7 +61,7 @@ def test_postgres_serves_and_leaves_nothing_when_its_command_is_terminated() -> 
         with psycopg.connect(host=str(folder), user=url.username, dbname=url.path.lstrip("/")) as connection:
             assert connection.execute("select 40 + 2").fetchone() == (42,)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        assert process.wait(timeout=100) == 128 + signal.SIGTERM
     finally:
         process.kill()
         process.communicate()

@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-_START_WITHIN_S = 30.0
+_START_WITHIN_S = 60.0
+_END_WITHIN_S = 60.0
 _PR_SET_PDEATHSIG = 1
 
 _Argument = str | Path
@@ -161,7 +162,7 @@ def _server(
     finally:
         process.send_signal(stop_signal)
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=_END_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

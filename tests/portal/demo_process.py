@@ -65,7 +65,7 @@ class Demo:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-                process.wait(60)
+                process.wait(100)
 
     def press(self, serial: str) -> None:
         """Presses help on a machine from a terminal; returns when its screen says that the desktop is ready."""
@@ -95,7 +95,7 @@ class Demo:
         return logins_in(self.said())
 
     def until_it_has_ended(self) -> None:
-        until(lambda: not self.processes(), lambda: f"the end of all programs: {self.processes()}", timeout_s=60)
+        until(lambda: not self.processes(), lambda: f"the end of all programs: {self.processes()}", timeout_s=100)
 
     def processes(self) -> list[str]:
         """What runs with this demo's state folder in its environment, guacd too."""

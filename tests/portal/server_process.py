@@ -47,6 +47,7 @@ class ServerProcess:
         }
         migrated.copy_to(folder / "db.sqlite3")
         self.running: list[subprocess.Popen[bytes]] = []
+        self._begun_at = self._took_s = 0.0
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -61,6 +62,7 @@ class ServerProcess:
 
     def run(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """A command of manage.py, started; what it says goes to the log."""
+        self._begun_at = time.monotonic()
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [*MANAGE, *command], env={**self.environment, **environment}, stdout=log, stderr=log
@@ -71,7 +73,12 @@ class ServerProcess:
     def until_ready(self) -> list[int]:
         """The ports of its faces."""
         self.until(self.ready_file.exists)
+        self._took_s = time.monotonic() - self._begun_at
         return [int(line.rpartition(":")[2]) for line in self.ready_file.read_text().splitlines()]
+
+    def patience_s(self, free_computers_s: float) -> float:
+        """A limit for its end: what is enough on a free computer, and as long again as its start took on this one."""
+        return free_computers_s + self._took_s
 
     def until(self, holds: Any) -> None:
         """Returns when something holds; AssertionError with the log when the process ends before, or time is up."""

@@ -97,7 +97,7 @@ class TestSetup:
 
 
 def status_of(url: str) -> int:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return int(answer.status)
 
 
@@ -118,7 +118,7 @@ class TestRunning:
             assert any("guacd" in command for command in demo.processes())
 
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, demo.said()
+            assert process.wait(100) == 0, demo.said()
         assert demo.processes() == []
         assert "Killed" not in demo.said()
 
@@ -130,7 +130,7 @@ class TestRunning:
             assert "guacd in a container of docker" in demo.said()
             demo.press(MILANO.serial)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, demo.all_said()
+            assert process.wait(100) == 0, demo.all_said()
         demo.until_it_has_ended()
         said = calls.read_text().splitlines()
         assert [line.split()[0] for line in said] == ["info", "rm", "run", "rm"], said
@@ -151,7 +151,7 @@ class TestRunning:
             demo.press(MILANO.serial)
             server = demo.process_with("demo/server.ready")
             os.kill(server, signal.SIGKILL)
-            assert process.wait(60) == 1
+            assert process.wait(100) == 1
         assert "The server ended by itself" in demo.said()
         assert "server.log" in demo.said()
         assert demo.processes() == []

@@ -167,7 +167,7 @@ A1, A2 = "127.77.0.1", "127.77.0.2"
 
 
 def _rows(folder: Path, query: str) -> list[Any]:
-    with closing(sqlite3.connect(folder / "db.sqlite3", timeout=10)) as database:
+    with closing(sqlite3.connect(folder / "db.sqlite3", timeout=60)) as database:
         return database.execute(query).fetchall()
 
 

@@ -33,7 +33,7 @@ def serve(tmp_path: Path) -> Iterator[ServerProcess]:
 def _status(port: int, path: str) -> tuple[int, bytes]:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": "127.0.0.1"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -51,7 +51,7 @@ def test_both_faces_are_up_and_end_within_seconds(serve: ServerProcess, number: 
     assert _status(machines, "/accounts/login/")[0] == 404
     assert _status(machines, "/api/v1/sessions/")[0] == 404
     process.send_signal(number)
-    assert process.wait(10) == 0, serve.log.read_text()
+    assert process.wait(serve.patience_s(10)) == 0, serve.log.read_text()
     assert not serve.ready_file.exists()
     assert "Traceback" not in serve.log.read_text()
 
@@ -63,7 +63,7 @@ def test_parts_can_run_elsewhere(serve: ServerProcess) -> None:
     assert _status(public, "/accounts/login/")[0] == 200
     assert _status(public, "/hooks/sns/")[0] == 405
     process.terminate()
-    assert process.wait(10) == 0, serve.log.read_text()
+    assert process.wait(serve.patience_s(10)) == 0, serve.log.read_text()
     told = len(serve.log.read_text())
     # And the machines' face by itself, with the portal's port left to others; nobody pushes there either.
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -76,7 +76,7 @@ def test_parts_can_run_elsewhere(serve: ServerProcess) -> None:
     assert not [*(serve.folder / "processes").iterdir()]
     assert "Portafilter is at" not in serve.log.read_text()[told:]
     process.terminate()
-    assert process.wait(10) == 0, serve.log.read_text()
+    assert process.wait(serve.patience_s(10)) == 0, serve.log.read_text()
 
 
 def test_serving_no_face_at_all_is_refused() -> None:
@@ -91,7 +91,7 @@ def test_portal_is_up_while_openvpn_and_its_address_are_not(serve: ServerProcess
     assert _status(public, "/accounts/login/")[0] == 200
     assert "http://10.231.0.1:" in serve.log.read_text()
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(serve.patience_s(10)) == 0
 
 
 @pytest.mark.parametrize("setting", ["PUBLIC_BIND", "MACHINE_API_BIND"])
@@ -99,7 +99,7 @@ def test_taken_port_is_one_sentence_and_a_failure(serve: ServerProcess, setting:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = serve.start(**{setting: f"127.0.0.1:{port}"})
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
     assert serve.log.read_text().strip() == (
         f"CommandError: Cannot listen on 127.0.0.1:{port}: Address already in use. "
         f"Set {setting} to an address that is free here."
@@ -118,7 +118,7 @@ def test_open_page_does_not_hold_up_the_end(serve: ServerProcess) -> None:
         idle.recv(100)
         half.sendall(b"POST /api/v1/heartbeat/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
         process.terminate()
-        assert process.wait(15) == 0, serve.log.read_text()
+        assert process.wait(serve.patience_s(15)) == 0, serve.log.read_text()
 
 
 @pytest.mark.parametrize("stop", [True, False])
@@ -133,7 +133,7 @@ def test_gateways_are_stopped_at_the_end_only_when_asked(serve: ServerProcess, s
             process = serve.start("--no-worker", *(["--stop-gateways"] if stop else []))
             serve.until_ready()
             process.terminate()
-            assert process.wait(30) == 0, serve.log.read_text()
+            assert process.wait(60) == 0, serve.log.read_text()
             assert (ours.poll() is not None) == stop
             assert others.poll() is None
         finally:
@@ -146,13 +146,13 @@ def test_warm_gateways_end_with_the_server_when_asked(serve: ServerProcess) -> N
     process = serve.start("--stop-gateways", GATEWAY_WARM="1")
 
     def states() -> list[str]:
-        with contextlib.closing(sqlite3.connect(serve.folder / "db.sqlite3")) as database:
+        with contextlib.closing(sqlite3.connect(serve.folder / "db.sqlite3", timeout=60)) as database:
             return [state for (state,) in database.execute("SELECT state FROM support_gateway")]
 
     serve.until(lambda: states() == ["ready"])
     assert processes.find(PORTAFILTER_INSTALLATION=str(serve.folder))
     process.terminate()
-    assert process.wait(30) == 0, serve.log.read_text()
+    assert process.wait(60) == 0, serve.log.read_text()
     assert processes.find(PORTAFILTER_INSTALLATION=str(serve.folder)) == []
     assert states() == ["stopping"], "the next start confirms it, and takes none that is gone for ready"
 

@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection, transaction
 
 from machines.models import MachineModel
 from portal.sqlite import base
+from tests.waiting import LONG_S
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -47,11 +48,13 @@ def test_writer_waits_until_another_has_committed(hands: ThreadPoolExecutor) -> 
         assert not is_free()
         with pytest.raises(TimeoutError):
             late.result(0.1)
-    late.result(10)
+    late.result(LONG_S)
     assert is_free()
 
 
-def test_reader_waits_for_nobody(hands: ThreadPoolExecutor) -> None:
+def test_reader_waits_for_nobody(hands: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_PATIENCE_S", 2 * LONG_S)
+
     def count() -> int:
         try:
             return MachineModel.objects.count()
@@ -60,7 +63,7 @@ def test_reader_waits_for_nobody(hands: ThreadPoolExecutor) -> None:
 
     with transaction.atomic():
         MachineModel.objects.create(name="first")
-        assert hands.submit(count).result(10) == 0
+        assert hands.submit(count).result(LONG_S) == 0
 
 
 @pytest.mark.parametrize("how", ["rolled back", "refused", "alone", "alone and refused", "many alone", "closed"])
@@ -100,7 +103,7 @@ def test_writers_of_many_threads_all_write(hands: ThreadPoolExecutor) -> None:
     ready = threading.Barrier(8)
 
     def many(number: int) -> None:
-        ready.wait(10)
+        ready.wait(LONG_S)
         for turn in range(10):
             with transaction.atomic():
                 MachineModel.objects.create(name=f"{number}.{turn}")
@@ -108,7 +111,7 @@ def test_writers_of_many_threads_all_write(hands: ThreadPoolExecutor) -> None:
         connection.close()
 
     for done in [hands.submit(many, number) for number in range(8)]:
-        done.result(30)
+        done.result(2 * LONG_S)
     assert MachineModel.objects.filter(notes="seen").count() == 80
     assert is_free()
 
