@@ -6,6 +6,7 @@ moto's stacks are never in these states, so AWS is as much of one here as these 
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -174,7 +175,9 @@ def test_portal_that_does_not_answer_stops_before_sns_and_the_records_are_told(
 def test_portal_is_there_when_it_says_that_it_is_well(code: int, why: str) -> None:
     with listening(code) as origin:
         assert reaching.look(origin) == why
-    assert reaching.look(origin) == "ConnectionRefusedError"
+    with socket.socket() as held:  # a port that is nobody else's meanwhile, where nobody listens
+        held.bind(("127.0.0.1", 0))
+        assert reaching.look(f"http://127.0.0.1:{held.getsockname()[1]}") == "ConnectionRefusedError"
     assert reaching.look("https://nowhere.invalid") == "the name is not known"
 
 

@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from machines.vpn import networks, profile
 from sessions.signs_of_life import SignOfLife
 from tests.backbone.containerfiles import IMAGES
+from tests.waiting import LONG_S
 
 NEEDED = [
     profile.SERVER_FILE, profile.AUTHORITY_FILE, profile.CERTIFICATE_FILE, profile.KEY_FILE, profile.TLS_CRYPT_FILE,
@@ -79,7 +80,7 @@ def test_openvpn_starts_once_the_agent_has_written_everything(
         if lacking:
             (tmp_path / "vpn" / lacking).unlink()
         with openvpn(OPENVPN_TRIES="1") as process:
-            said, words = process.communicate(timeout=10)
+            said, words = process.communicate(timeout=LONG_S)
         if lacking:
             assert process.returncode == 1 and f"found no {lacking} in {tmp_path}/vpn" in words
         else:
@@ -91,7 +92,7 @@ def test_openvpn_waits_for_an_agent_that_starts_later(
 ) -> None:
     with openvpn("server-tcp.conf") as process:
         _write(tmp_path / "vpn", [*NEEDED, "server-tcp.conf"])
-        said, _ = process.communicate(timeout=10)
+        said, _ = process.communicate(timeout=LONG_S)
     assert said.strip() == f"openvpn --config {tmp_path}/vpn/server-tcp.conf"
 
 
@@ -105,7 +106,7 @@ def test_certificate_and_configuration_are_written_down_as_openvpn_starts_with_t
             (folder / profile.CERTIFICATE_FILE).write_text(certificate)
             (folder / name).write_text(f"with {certificate}")
             with openvpn(name) as process:
-                assert process.communicate(timeout=10) == (f"openvpn --config {folder}/{name}\n", "")
+                assert process.communicate(timeout=LONG_S) == (f"openvpn --config {folder}/{name}\n", "")
             assert (folder / loaded).read_text() == certificate
             assert (folder / profile.LOADED_CONFIGURATIONS[name]).read_text() == f"with {certificate}"
     assert not list(folder.glob(".*"))
@@ -118,7 +119,7 @@ def test_openvpn_starts_although_its_certificate_cannot_be_written_down(
     (tmp_path / "vpn" / f".{profile.LOADED_FILE}.new").mkdir()
     (tmp_path / "vpn" / f".{profile.LOADED_FILE}.new" / profile.CERTIFICATE_FILE).mkdir()
     with openvpn() as process:
-        said, words = process.communicate(timeout=10)
+        said, words = process.communicate(timeout=LONG_S)
     assert said == f"openvpn --config {tmp_path}/vpn/server.conf\n" and "nobody is told when" in words
 
 
@@ -127,13 +128,13 @@ def test_openvpn_takes_no_configuration_from_elsewhere(
     openvpn: Callable[..., subprocess.Popen[str]], name: str
 ) -> None:
     with openvpn(name) as process:
-        assert f"found {name}, expected the name of a file" in process.communicate(timeout=10)[1]
+        assert f"found {name}, expected the name of a file" in process.communicate(timeout=LONG_S)[1]
     assert process.returncode == 2
 
 
 def test_openvpn_without_its_device_says_what_to_give_it(openvpn: Callable[..., subprocess.Popen[str]]) -> None:
     with openvpn(OPENVPN_TUN="/nowhere/tun") as process:
-        assert "found no /nowhere/tun; give the container that device" in process.communicate(timeout=10)[1]
+        assert "found no /nowhere/tun; give the container that device" in process.communicate(timeout=LONG_S)[1]
     assert process.returncode == 2
 
 
@@ -172,6 +173,7 @@ def test_face_that_serves_under_its_own_name_is_well_without_a_database(
 ) -> None:
     url = f"http://127.0.0.1:{face}/healthz"
     monkeypatch.setenv("PUBLIC_ORIGINS", "https://portal.example.com,https://other.example.com")
+    monkeypatch.setattr(healthy, "_ASIDE_S", LONG_S)
     asked.clear()
     assert healthy.check("serving", url) == ""
     # Asked how it is it logs that the database is away, which an alarm counts.
@@ -185,10 +187,11 @@ def test_face_that_serves_under_its_own_name_is_well_without_a_database(
 
 
 def test_face_that_does_not_answer_is_unwell() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        url = f"http://127.0.0.1:{gone.getsockname()[1]}/healthz"
-    assert "did not answer" in healthy.check("serving", url)
-    assert "did not answer" in healthy.check("answering", url)
+    with socket.socket() as held:  # so that the port is nobody else's meanwhile; it does not listen
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/healthz"
+        assert "did not answer" in healthy.check("serving", url)
+        assert "did not answer" in healthy.check("answering", url)
 
 
 def test_machines_face_is_well_while_openvpn_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +226,7 @@ def test_worker_is_well_while_it_holds_its_sign_of_life(tmp_path: Path, monkeypa
 def test_unknown_question_is_told_what_there_is() -> None:
     done = subprocess.run(
         ["/usr/bin/python3", IMAGES / "portal" / "healthy.py", "everything"],
-        env={**os.environ}, capture_output=True, text=True, timeout=10, check=False,
+        env={**os.environ}, capture_output=True, text=True, timeout=LONG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.strip() == "Found 'everything', expected 'alive', 'machines' or an http:// address."
