@@ -28,8 +28,10 @@ def ring(whom: str = WORK) -> None:
         _condition.notify_all()
         listeners = list(_listeners) if whom == WORK else []
     for loop, event in listeners:
-        if not loop.is_closed():
+        try:
             loop.call_soon_threadsafe(event.set)
+        except RuntimeError:
+            continue  # that loop has ended, perhaps since the list was made: no matter of whoever rings
 
 
 def count(whom: str = WORK) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from unittest.mock import Mock
+
 import pytest
 from django.utils import timezone
 
@@ -32,6 +35,15 @@ def test_changes_between_people_wake_no_worker(held: SupportSession) -> None:
     held.refresh_from_db()
     services.release(held, user=bob)
     assert bell.count() == rung
+
+
+def test_loop_that_ends_as_the_bell_rings_is_no_matter_of_whoever_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Mock(asyncio.AbstractEventLoop)
+    loop.is_closed.return_value = False  # it was not, when it was looked at
+    loop.call_soon_threadsafe.side_effect = RuntimeError("Event loop is closed")
+    monkeypatch.setattr(bell, "_listeners", {(loop, asyncio.Event())})
+    bell.ring()
+    assert loop.call_soon_threadsafe.called
 
 
 def test_lost_desktop_and_an_end_wake_the_worker_at_once(held: SupportSession) -> None:
