@@ -245,7 +245,8 @@ def test_rescue_that_takes_no_warm_one_gets_the_room_of_its_own_fleets(house: Ho
 
 
 def test_one_that_was_wanted_before_the_pause_is_wanted_anew_after_it(house: House) -> None:
-    now, session = house.clock(), house.press()
+    session = house.press()
+    now = house.clock()
     Gateway.objects.create(session=session, driver="local", state="stopped", wanted_at=now, made_room_at=now)
     wanted = Gateway.objects.create(fleet=fleet("North"), born_warm=True, driver="local", due_at=now, wanted_at=now)
     told: list[str] = []
