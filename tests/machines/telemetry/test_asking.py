@@ -75,10 +75,11 @@ def oracle(settings: Settings) -> Iterator[Oracle]:
     found = Oracle()
     _oracles.append(found)
     settings.TELEMETRY = f"{__name__}.the_oracle"
-    settings.TELEMETRY_TIMEOUT_S = 5.0  # a busy computer's threads start late
+    settings.TELEMETRY_TIMEOUT_S = 20.0  # a busy computer's threads start late
     asking.forget()
     yield found
     found.may_answer.set()
+    until(at_rest, "no thread writes into the next test's database")
     asking.forget()
     _oracles.clear()
 
@@ -96,6 +97,26 @@ def crew() -> list[User]:
 
 def way() -> asking._Way:
     return asking._way()
+
+
+class Trials(threading.Event):
+    """In the place of the event that ends the way: between trials no time passes but the test's word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._due = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout == asking.TRIAL_EVERY_S
+        self._due.acquire()
+        return self.is_set()
+
+    def due(self) -> None:
+        self._due.release()
+
+    def set(self) -> None:
+        super().set()
+        self._due.release()
 
 
 def at_rest() -> bool:
@@ -183,7 +204,7 @@ def test_slow_telemetry_holds_nobody_and_its_late_answer_is_kept(oracle: Oracle,
     oracle.may_answer.clear()
     begun = time.monotonic()
     found = asking.ask(machine(), now=timezone.now())
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20, "it would hang for 30 s"
     assert found.source == "builtin"
     assert found.stood_in == "Telemetry did not answer within 0.3 s. Portafilter's own rota was used."
     oracle.may_answer.set()
@@ -243,21 +264,21 @@ def test_driver_that_cannot_be_made_stands_in_nobodys_way(settings: Settings, cr
 def test_after_a_few_failures_nobody_waits_and_one_trial_finds_it_back(
     oracle: Oracle, crew: list[User], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(asking, "TRIAL_EVERY_S", 0.5)
+    trials = Trials()
+    monkeypatch.setattr(way(), "_is_ended", trials)
     oracle.answer = TelemetryError("No line.")
     for _ in range(3):
         asking.ask(machine(), now=timezone.now())
     assert oracle.calls == 3
     oracle.answer = duty("bob")
-    begun = time.monotonic()
-    found = [asking.ask(machine(), now=timezone.now()) for _ in range(5)][-1]
-    assert oracle.calls == 3 or time.monotonic() - begun > 0.5, "no press asks while the breaker is open"
-    assert found.stood_in == "Telemetry is down. Portafilter's own rota was used."
+    down = "Telemetry is down. Portafilter's own rota was used."
+    found = [asking.ask(machine(), now=timezone.now()).stood_in for _ in range(5)]
+    assert oracle.calls == 3, "no press asks while the breaker is open"
+    assert found == [down] * 5
     oracle.may_answer.clear()
+    trials.due()
     until(lambda: oracle.calls == 4, "a trial, though nobody presses")
-    begun = time.monotonic()
-    assert asking.ask(machine(), now=timezone.now()).source == "builtin"
-    assert time.monotonic() - begun < 2, "a press does not wait for the trial"
+    assert asking.ask(machine(), now=timezone.now()).stood_in == down, "a press does not wait for the trial"
     oracle.may_answer.set()
     until(lambda: not way()._breaker.is_open, "it is closed by the trial")
     assert names(asking.ask(machine(), now=timezone.now())) == ["bob"]
@@ -265,10 +286,17 @@ def test_after_a_few_failures_nobody_waits_and_one_trial_finds_it_back(
 
 
 @pytest.mark.usefixtures("hurry")
-def test_trial_that_takes_too_long_does_not_close_it(oracle: Oracle, crew: list[User]) -> None:
+def test_trial_that_takes_too_long_does_not_close_it(
+    oracle: Oracle, crew: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(way(), "_is_ended", Trials())
     oracle.may_answer.clear()
-    for _ in range(3):
+
+    def is_open_after_a_press() -> bool:  # the third, but for one whose thread had not begun in time
         asking.ask(machine(), now=timezone.now())
+        return way()._breaker.is_open
+
+    until(is_open_after_a_press, "three failures")
     trial = way()._begin(machine(), timezone.now(), is_waited_for=False)
     until(lambda: way()._took(trial) > 0.31, "it has taken longer than a press waits")
     oracle.may_answer.set()
@@ -293,11 +321,16 @@ def test_telemetry_that_hangs_for_ever_costs_a_few_threads_and_no_more(
     oracle.may_answer.clear()
     monkeypatch.setattr(way()._breaker, "failed", lambda: False)  # the breaker alone would be enough
     before, machines = threading.active_count(), [machine(f"M{number}") for number in range(30)]
-    asking.ask_all(machines, now=timezone.now())
+
+    def all_hang() -> bool:  # after the first time, but for threads that had not begun in time
+        asking.ask_all(machines, now=timezone.now())
+        return len(way()._given_up) == asking.AT_ONCE
+
+    until(all_hang, "all threads hang")
     begun = time.monotonic()
     for _ in range(50):
         assert asking.ask(machines[0], now=timezone.now()).stood_in.startswith("Telemetry is down.")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 50 * 0.3, "nobody waits any more"
     assert oracle.calls == asking.AT_ONCE
     assert threading.active_count() - before <= asking.AT_ONCE + 1
     oracle.may_answer.set()
@@ -376,7 +409,7 @@ def test_answers_cost_few_queries(oracle: Oracle, crew: list[User], django_asser
 def app(settings: Settings) -> Iterator[TelemetryWeb]:
     with telemetry_web() as found:
         settings.TELEMETRY, settings.TELEMETRY_URL, settings.TELEMETRY_KEY = "http", found.url, KEY
-        settings.TELEMETRY_TIMEOUT_S = 0.7
+        settings.TELEMETRY_TIMEOUT_S = 20.0
         asking.forget()
         yield found
         found.let_go.set()
@@ -385,15 +418,24 @@ def app(settings: Settings) -> Iterator[TelemetryWeb]:
 
 
 @pytest.mark.parametrize("mood", ["drip", "hang", "status 500", "raw", "status 302", "close"])
-def test_rescue_is_not_delayed_by_a_web_app_that_misbehaves(app: TelemetryWeb, crew: list[User], mood: str) -> None:
+def test_rescue_is_not_delayed_by_a_web_app_that_misbehaves(
+    app: TelemetryWeb, crew: list[User], settings: Settings, mood: str
+) -> None:
     app.duties["north", "A1"] = {"candidates": [{"username": "bob"}]}
     now = timezone.now()
     assert names(asking.ask(machine(), now=now)) == ["bob"]
     until(at_rest, "its last word was asked for, too; it has none, so no connection is kept to be tried first")
     app.mood, app.raw = mood, b'{"candidates": 7}'
-    begun = time.monotonic()
-    found = [asking.ask(machine(), now=now + timedelta(seconds=1)) for _ in range(10)]
-    assert time.monotonic() - begun < 3 * 0.7 + 3
+    if mood in ("drip", "hang"):
+        settings.TELEMETRY_TIMEOUT_S = 0.7
+        asking.forget()
+    found = []
+    for _ in range(10):
+        begun = time.monotonic()
+        found.append(asking.ask(machine(), now=now + timedelta(seconds=1)))
+        assert time.monotonic() - begun < 0.7 + 3
+        # At once, but for one whose thread began late: it counts when it ends.
+        until(lambda: all(call.is_counted for call in list(way()._given_up)), "its failure is counted")
     assert all(names(one) == ["bob"] and one.stood_in.endswith("Its answer of 1 s ago was used.") for one in found)
     assert len([one for one in app.seen if "responsible" in one.path]) == 4, "the breaker has opened"
 
