@@ -228,7 +228,7 @@ class Bed:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
         for process in self._running:
-            process.wait(10)
+            process.wait(30)
         for space in [self.server, *self._places.values()]:
             with contextlib.suppress(subprocess.CalledProcessError):
                 ip("netns", "del", space)
@@ -266,7 +266,7 @@ def profile(machine: Machine) -> tuple[VpnIdentity, str]:
     return identity, identities.hand_over(identity)
 
 
-def joined(log: Path, *, timeout_s: float = 40) -> None:
+def joined(log: Path, *, timeout_s: float = 60) -> None:
     until(lambda: said(log, JOINED), timeout_s=timeout_s, what=lambda: text(log)[-3000:])
 
 
@@ -275,7 +275,7 @@ def open_rows(machine: Machine) -> int:
 
 
 def ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=10).stdout
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=30).stdout
 
 
 def text(log: Path) -> str:
