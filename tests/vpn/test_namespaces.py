@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from portal.demo.vpn import namespaces
 from portal.demo.vpn.namespaces import Namespaces, enter, ip, processes_in, sweep
 from tests.vpn.bed import ROOT, wait_until
@@ -15,7 +17,9 @@ from tests.vpn.bed import ROOT, wait_until
 _MAKES_ONE_AND_WAITS = """
 import subprocess, sys
 from pathlib import Path
+from portal.demo.vpn import namespaces
 from portal.demo.vpn.namespaces import Namespaces, enter
+namespaces.RECORDS = Path(sys.argv[2])
 with Namespaces(leftovers=(Path(sys.argv[1]),)) as made:
     name = made.add("x", "198.18.0.1")
     sleeper = subprocess.Popen([*enter(name), "sleep", "600"], start_new_session=True)
@@ -28,12 +32,14 @@ def names() -> set[str]:
     return {line.split()[0] for line in ip("netns", "list").splitlines()}
 
 
-def test_killed_run_leaves_what_the_next_one_removes(tmp_path: Path) -> None:
+def test_killed_run_leaves_what_the_next_one_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests begin runs at any moment, each of which would remove it.
+    monkeypatch.setattr(namespaces, "RECORDS", tmp_path / "records")
     leftover = tmp_path / "leftover"
     leftover.mkdir()
     run = subprocess.Popen(
-        [sys.executable, "-c", _MAKES_ONE_AND_WAITS, str(leftover)], cwd=ROOT, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", _MAKES_ONE_AND_WAITS, str(leftover), str(namespaces.RECORDS)], cwd=ROOT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert run.stdout is not None
     name = run.stdout.readline().strip()
@@ -56,5 +62,5 @@ def test_run_that_ends_takes_everything_with_it(tmp_path: Path) -> None:
         assert "198.18.0.1" in ip("-n", name, "addr")
         record = namespaces.RECORDS / f"{made.tag}.json"
         assert record.exists()
-    assert program.wait(5) == -signal.SIGKILL
+    assert program.wait(30) == -signal.SIGKILL
     assert name not in names() and not record.exists()
