@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -13,6 +12,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from tests.ports import free_ports
 
 _SCREEN_BYTES = 20_000  # a whole service screen is more than that; a refused login never sends as much
 
@@ -55,7 +56,7 @@ def login(address: str, port: int, username: str, password: str) -> Iterator[Des
     program = shutil.which("guacd")
     if program is None:
         pytest.skip("guacd is not installed")
-    own_port = _free_port()
+    (own_port,) = free_ports(1)
     guacd = subprocess.Popen(
         [program, "-f", "-b", "127.0.0.1", "-l", str(own_port)],
         stdout=subprocess.DEVNULL,
@@ -85,14 +86,6 @@ def login(address: str, port: int, username: str, password: str) -> Iterator[Des
         with contextlib.suppress(ProcessLookupError):
             os.killpg(guacd.pid, signal.SIGKILL)
         guacd.wait()
-
-
-def _free_port() -> int:
-    """One that no outgoing connection of another test takes meanwhile: below Linux's range for those (ip(7))."""
-    while True:
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
-            return int(found.getsockname()[1])
 
 
 def _connected(port: int) -> socket.socket:

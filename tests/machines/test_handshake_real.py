@@ -5,10 +5,8 @@ The server's device gets no address and the client has none, so nothing of this 
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -24,6 +22,7 @@ from cryptography import x509
 
 from machines.vpn import pki, profile
 from tests import waiting
+from tests.ports import free_ports
 
 pytestmark = [
     pytest.mark.real,
@@ -35,14 +34,6 @@ pytestmark = [
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
 NETWORK = ipaddress.IPv4Network("10.77.0.0/20")
-
-
-def free_port(kind: int) -> int:
-    """One that no outgoing connection of another test takes meanwhile: below Linux's range for those (ip(7))."""
-    while True:
-        with socket.socket(socket.AF_INET, kind) as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
-            return int(found.getsockname()[1])
 
 
 @dataclass
@@ -90,7 +81,7 @@ class Server:
 @pytest.fixture(params=["udp", "tcp"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     protocol = request.param
-    port = free_port(socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
+    (port,) = free_ports(1, kind=socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
     authority = pki.make_authority(now=NOW, life=30 * DAY)
     key = pki.new_key()
     made = Server(tmp_path, protocol, port, authority, pki.new_tls_crypt_server_key())

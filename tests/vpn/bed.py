@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,26 +25,30 @@ from portal.demo.vpn.bed import Bed, Door
 from portal.demo.vpn.namespaces import enter, processes_in
 from portal.demo.vpn.services import Service
 from tests import migrated
+from tests.ports import free_ports
 from tests.vpn.machines import DistantMachine
 
 ROOT = Path(__file__).resolve().parents[2]
 _CONNECT = """
 import socket, sys
-try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.2).close(); print("open")
+try: socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])).close(); print("open")
 except TimeoutError: print("silent")
 except OSError: print("refused")
 """
+# Within so many seconds a connection is told from one that gets no answer; one that is expected may take longer.
+_SILENT_S, _OPEN_S = 1.2, 20.0
 _PLAIN = ("PATH", "HOME", "LANG", "TMPDIR")
 
 
-def wait_until(holds: Callable[[], object], *, what: str | Callable[[], str], within_s: float = 20.0) -> float:
+def wait_until(holds: Callable[[], object], *, what: str | Callable[[], str], within_s: float = 40.0) -> float:
     """Returns as soon as it holds, with the seconds that took; AssertionError that names it after the deadline."""
     began = time.monotonic()
-    while not holds():
-        waited_s = time.monotonic() - began
+    while True:
+        waited_s = time.monotonic() - began  # looked at before: held up in between, it would be given up too early
+        if holds():
+            return time.monotonic() - began
         assert waited_s < within_s, f"waited {within_s:g} s in vain until {what() if callable(what) else what}"
         time.sleep(0.03)
-    return time.monotonic() - began
 
 
 class Installation:
@@ -58,7 +61,7 @@ class Installation:
         self.state_dir.mkdir(mode=0o700)
         self.password = secrets.token_urlsafe(12)
         self.database = self.state_dir / "portafilter.sqlite3"
-        port = _free_port()
+        (port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{port}"
         self.tokens: dict[str, str] = {}
         self._clerk: subprocess.Popen[str] | None = None
@@ -158,7 +161,7 @@ class Installation:
     # --- what there is to see from outside ---------------------------------------------------------------------------
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        with contextlib.closing(sqlite3.connect(self.database, timeout=10)) as database:
+        with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as database:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute(query, values)]
 
@@ -171,16 +174,11 @@ class Installation:
 
     def guacd(self) -> list[int]:
         """The processes of guacd in the server's namespace."""
-        pids = processes_in(self.bed.server)
-        return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "guacd"]
+        return [pid for pid in processes_in(self.bed.server) if name_of(pid) == "guacd"]
 
     def programs(self, place: str) -> list[str]:
         """The names of what runs at a machine's place."""
-        names = []
-        for pid in processes_in(self.bed.namespaces[place]):
-            with contextlib.suppress(OSError):
-                names.append(Path(f"/proc/{pid}/comm").read_text().strip())
-        return names
+        return [name for pid in processes_in(self.bed.namespaces[place]) if (name := name_of(pid))]
 
     def user_of(self, pid: int) -> int:
         return Path(f"/proc/{pid}").stat().st_uid
@@ -190,35 +188,50 @@ class Installation:
 
     def connects(self, place: str | None, host: str, port: int, *, user: int | None = None) -> str:
         """What becomes of a TCP connection from there: open, refused, or silent (for 1.2 s)."""
-        return self.bed.ask(place, "/usr/bin/python3", "-c", _CONNECT, host, str(port), user=user)[1].strip()
+        return self._connects(place, host, port, user, _SILENT_S)
 
-    def connects_from(self, namespace: str, targets: list[tuple[str, int]]) -> list[str]:
+    def opens(self, place: str | None, host: str, port: int, *, user: int | None = None) -> bool:
+        """Whether a connection from there is taken, however slow this computer is."""
+        return self._connects(place, host, port, user, _OPEN_S) == "open"
+
+    def _connects(self, place: str | None, host: str, port: int, user: int | None, patience_s: float) -> str:
+        command = ["/usr/bin/python3", "-c", _CONNECT, host, str(port), str(patience_s)]
+        return self.bed.ask(place, *command, user=user)[1].strip()
+
+    def connects_from(
+        self, namespace: str, targets: list[tuple[str, int]], *, patience_s: float = _SILENT_S
+    ) -> list[str]:
         """As `connects`, several at once, from any namespace; refusals count as silent, as both let nobody in."""
         command = [*enter(namespace), "/usr/bin/python3", "-c", _CONNECT]
         asked = [
-            subprocess.Popen([*command, host, str(port)], stdout=subprocess.PIPE, text=True) for host, port in targets
+            subprocess.Popen([*command, host, str(port), str(patience_s)], stdout=subprocess.PIPE, text=True)
+            for host, port in targets
         ]
-        said = [one.communicate(timeout=30)[0].strip() for one in asked]
+        said = [one.communicate(timeout=60)[0].strip() for one in asked]
         return ["silent" if one == "refused" else one for one in said]
 
-    def pings(self, place: str, host: str) -> bool:
-        """Whether an echo comes back from there within 2 s. (Debian has no ping of its own.)"""
-        return self.pings_from(self.bed.namespaces[place], host)
+    def opens_from(self, namespace: str, host: str, port: int) -> bool:
+        """As `opens`, from any namespace."""
+        return self.connects_from(namespace, [(host, port)], patience_s=_OPEN_S) == ["open"]
 
-    def pings_from(self, namespace: str, host: str) -> bool:
+    def pings(self, place: str, host: str, *, within_s: float = 2) -> bool:
+        """Whether an echo comes back from there in that time. (Debian has no ping of its own.)"""
+        return self.pings_from(self.bed.namespaces[place], host, within_s=within_s)
+
+    def pings_from(self, namespace: str, host: str, *, within_s: float = 2) -> bool:
         """As `pings`, from any namespace."""
         script = (
             "import socket, struct, sys\n"
             "request = struct.pack('!BBHHH', 8, 0, 0xffff - 0x0800 - 0x1234 - 1, 0x1234, 1)\n"
             "with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as door:\n"
-            "    door.settimeout(2)\n"
+            "    door.settimeout(float(sys.argv[2]))\n"
             "    door.sendto(request, (sys.argv[1], 0))\n"
             "    while True:\n"
             "        packet, (host, _) = door.recvfrom(2048)\n"
             "        if host == sys.argv[1] and packet[20] == 0: break\n"
         )
-        command = [*enter(namespace), "/usr/bin/python3", "-c", script, host]
-        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+        command = [*enter(namespace), "/usr/bin/python3", "-c", script, host, str(within_s)]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
     @contextmanager
     def listener(self, place: str | None, host: str, port: int) -> Iterator[None]:
@@ -236,7 +249,7 @@ class Installation:
             log=f"listener-{self._logs}.log", place=place, namespace=namespace, is_kept=False,
         )  # fmt: skip
         try:
-            service.wait_until(lambda: service.has_said("listening"), what="it listens", within_s=10)
+            service.wait_until(lambda: service.has_said("listening"), what="it listens", within_s=30)
             yield
         finally:
             self.bed.supervisor.end([service])
@@ -267,7 +280,9 @@ def installed(serials: list[str], **settings: str) -> Iterator[Installation]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def name_of(pid: int) -> str:
+    """The program's name; "" of a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""

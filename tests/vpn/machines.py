@@ -60,7 +60,7 @@ class DistantMachine:
         red, green, blue = rows[y][3 * x : 3 * x + 3]
         return red, green, blue
 
-    def wait_for(self, holds: Callable[[DistantMachine], bool], *, timeout_s: float = 20.0) -> None:
+    def wait_for(self, holds: Callable[[DistantMachine], bool], *, timeout_s: float = 40.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not holds(self):
             assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain; the machine: {self.state}"

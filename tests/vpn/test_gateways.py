@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from portal.demo.vpn.namespaces import Namespaces, inside, ip, processes_in
-from tests.vpn.bed import Installation, installed, wait_until
+from tests.vpn.bed import Installation, installed, name_of, wait_until
 from tests.vpn.machines import DistantMachine
 from tests.vpn.test_admission import is_written_down, joined
 from tests.vpn.test_isolation import API, ready
 
+pytestmark = pytest.mark.timeout(240)
 SERIALS = ["A1", "A2"]
 DOOR, GUACD = 4823, 4822
 
@@ -94,7 +95,7 @@ class Task:
     def program(self, name: str) -> int:
         """The process of that name in the task."""
         pids = processes_in(self.space)
-        return next((pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name), 0)
+        return next((pid for pid in pids if name_of(pid) == name), 0)
 
 
 def gateways(vpn: Installation, *, warm: bool) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ def both(vpn: Installation, machine: DistantMachine, folder: Path) -> tuple[Task
     """The gateway of A1's rescue, which holds its desktop through its tunnel, and the next one, which waits."""
 
     def wait(holds: Callable[[], object], what: str) -> None:
-        wait_until(holds, what=lambda: f"{what}: {logs(vpn, folder)}", within_s=40)
+        wait_until(holds, what=lambda: f"{what}: {logs(vpn, folder)}", within_s=60)
 
     wait(lambda: gateways(vpn, warm=True), "one is ready before anybody presses")
     machine.press()
@@ -150,13 +151,14 @@ def test_gateway_reaches_its_machine_and_nothing_else(vpn: Installation, both: t
     is_written_down(vpn, "A2")
     machine, foreign = vpn.clerk("address", "A1"), vpn.clerk("address", "A2")
     with vpn.listener("A2", "0.0.0.0", 3389):
-        assert vpn.connects("A2", foreign, 3389) == "open"  # there is something to reach
+        assert vpn.opens("A2", foreign, 3389)  # there is something to reach
+        assert vpn.opens_from(own.space, machine, 3389)
         closed = [(machine, 22), (foreign, 3389), (waiting.address, GUACD), (waiting.address, DOOR), API]
-        assert vpn.connects_from(own.space, [(machine, 3389), *closed]) == ["open", *["silent"] * len(closed)]
+        assert vpn.connects_from(own.space, closed) == ["silent"] * len(closed)
         closed = [(machine, 3389), (foreign, 3389), (own.address, GUACD), API]
         assert vpn.connects_from(waiting.space, closed) == ["silent"] * len(closed)
     # What is closed to gateways is open to machines, and the other way round.
-    assert vpn.connects("A2", *API) == "open"
+    assert vpn.opens("A2", *API)
     assert vpn.connects_from(vpn.bed.namespaces["A1"], [(own.address, GUACD), (own.address, DOOR)]) == ["silent"] * 2
     vpn.bed.supervisor.end([other])
 
@@ -177,9 +179,9 @@ def test_openvpn_that_was_killed_is_back_and_the_rescue_goes_on(vpn: Installatio
     own, _ = both
     before = own.identity["connected_at"]
     os.kill(own.program("openvpn"), signal.SIGKILL)
-    took_s = wait_until(lambda: own.identity["connected_at"] != before, what="it is in the VPN again", within_s=10)
-    assert took_s < 10 and own.identity["address"] == own.address
-    assert vpn.connects_from(own.space, [(vpn.clerk("address", "A1"), 3389)]) == ["open"]
+    wait_until(lambda: own.identity["connected_at"] != before, what="it is in the VPN again")
+    assert own.identity["address"] == own.address
+    assert vpn.opens_from(own.space, vpn.clerk("address", "A1"), 3389)
     assert ready(vpn, "A1") and [row["id"] for row in gateways(vpn, warm=False)] == [own.number]
 
 
@@ -192,14 +194,14 @@ def test_next_agent_takes_gateways_over_as_they_are(vpn: Installation, both: tup
     )
     assert own.identity == before
     assert "was sent round" not in vpn.log_of("authorise")
-    assert vpn.connects_from(own.space, [(vpn.clerk("address", "A1"), 3389)]) == ["open"]
+    assert vpn.opens_from(own.space, vpn.clerk("address", "A1"), 3389)
 
 
 def test_withdrawn_gateway_is_cut_off_though_its_task_lives(vpn: Installation, both: tuple[Task, Task]) -> None:
     _, waiting = both
-    assert vpn.pings_from(waiting.space, API[0])
+    assert vpn.pings_from(waiting.space, API[0], within_s=20)
     vpn.clerk("withdraw_gateway", waiting.identity["attempt_id"])
-    wait_until(lambda: waiting.identity["released_at"], what="it is out of the VPN", within_s=5)
+    wait_until(lambda: waiting.identity["released_at"], what="it is out of the VPN")
     assert waiting.identity["left_at"] and waiting.program("guacd")
     assert not vpn.pings_from(waiting.space, API[0])
 
@@ -210,14 +212,14 @@ def test_nothing_of_a_gateway_is_left_when_its_rescue_is_over(
     own, _ = both
     assert own.program("openvpn")
     machine.cancel()
-    wait_until(lambda: own.identity["released_at"], what="it is out of the VPN", within_s=10)
-    wait_until(lambda: not own.folder(folder).exists(), what="its task has ended", within_s=10)
-    wait_until(lambda: f"{own.address} ." not in vpn.nft(), what="its passage is gone", within_s=5)
+    wait_until(lambda: own.identity["released_at"], what="it is out of the VPN")
+    wait_until(lambda: not own.folder(folder).exists(), what="its task has ended")
+    wait_until(lambda: f"{own.address} ." not in vpn.nft(), what="its passage is gone")
     kinds = {event["kind"] for event in vpn.clerk("all_security_events")}
     assert "gateway_identity_revoked" in kinds and not kinds & {"gateway_refused", "vpn_duplicate"}
 
 
 def post(host: str, document: dict[str, str]) -> int:
-    line = http.client.HTTPConnection(host, DOOR, timeout=5)
+    line = http.client.HTTPConnection(host, DOOR, timeout=30)
     line.request("POST", "/profile", json.dumps(document))
     return line.getresponse().status

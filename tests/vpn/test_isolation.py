@@ -15,8 +15,8 @@ from tests.vpn.test_admission import is_written_down, joined
 API = ("10.77.0.1", 8001)
 _CALL = """
 import http.client, json, sys
-(host, port), token, headers, body, source = json.load(sys.stdin)
-connection = http.client.HTTPConnection(host, port, timeout=3, source_address=(source, 0) if source else None)
+(host, port), token, headers, body, source, patience_s = json.load(sys.stdin)
+connection = http.client.HTTPConnection(host, port, timeout=patience_s, source_address=(source, 0) if source else None)
 connection.request("POST", "/api/v1/heartbeat/", body, {"Authorization": f"Bearer {token}",
                    "Content-Type": "application/json", **headers})
 answer = connection.getresponse()
@@ -40,9 +40,9 @@ def test_machine_reaches_no_other_machine(vpn: Installation, two: tuple[str, str
     one, other = two
     address = vpn.clerk("address", other)
     with vpn.listener(other, "0.0.0.0", 3389):
-        assert vpn.connects(other, address, 3389) == "open"  # there is something to reach
+        assert vpn.opens(other, address, 3389)  # there is something to reach
         assert vpn.connects(one, address, 3389) != "open"
-    assert vpn.pings(one, API[0])
+    assert vpn.pings(one, API[0], within_s=20)
     assert not vpn.pings(one, address)
 
 
@@ -50,8 +50,8 @@ def test_machine_reaches_the_private_api_and_no_other_service_of_the_server(
     vpn: Installation, two: tuple[str, str]
 ) -> None:
     with vpn.listener(None, "0.0.0.0", 5432):
-        assert vpn.connects(None, API[0], 5432) == "open"
-        assert vpn.connects(two[0], *API) == "open"
+        assert vpn.opens(None, API[0], 5432)
+        assert vpn.opens(two[0], *API)
         assert vpn.connects(two[0], API[0], 5432) == "silent"
 
 
@@ -82,18 +82,19 @@ def test_address_of_another_machine_cannot_be_taken(vpn: Installation, two: tupl
     status, said = vpn.bed.ask(other, "ip", "addr", "add", f"{address}/32", "dev", "lo")
     assert status == 0, said
     with pytest.raises(AssertionError, match="timed out"):
-        call(vpn, other, vpn.tokens[one], {}, {}, source=address)
+        call(vpn, other, vpn.tokens[one], {}, {}, source=address, patience_s=3)
     vpn.bed.ask(other, "ip", "addr", "del", f"{address}/32", "dev", "lo")
 
 
 def call(
-    vpn: Installation, place: str, token: str, headers: dict[str, str], body: dict[str, Any], *, source: str = ""
-) -> int:
+    vpn: Installation, place: str, token: str, headers: dict[str, str], body: dict[str, Any], *, source: str = "",
+    patience_s: float = 30,
+) -> int:  # fmt: skip
     """A heartbeat from that machine's place; the status. AssertionError with what became of it when none came."""
     done = subprocess.run(
         [*vpn.enter(place), "/usr/bin/python3", "-c", _CALL],
-        input=json.dumps([API, token, headers, json.dumps(body), source]), capture_output=True, text=True, timeout=30,
-        check=False,
+        input=json.dumps([API, token, headers, json.dumps(body), source, patience_s]), capture_output=True, text=True,
+        timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return int(json.loads(done.stdout)[0])
@@ -107,9 +108,9 @@ def test_gateway_reaches_its_own_machine_while_its_rescue_lives_and_nothing_else
     with vpn.listener(other, "0.0.0.0", 3389), vpn.machine(serial) as machine:
         own, foreign = vpn.clerk("address", serial), vpn.clerk("address", other)
         machine.press()
-        wait_until(lambda: ready(vpn, serial), what="its desktop is held", within_s=40)
+        wait_until(lambda: ready(vpn, serial), what="its desktop is held", within_s=60)
         (user,) = {vpn.user_of(pid) for pid in vpn.guacd()}
-        assert vpn.connects(None, own, 3389, user=user) == "open"
+        assert vpn.opens(None, own, 3389, user=user)
         assert vpn.connects(None, own, 22, user=user) != "open"
         assert vpn.connects(None, foreign, 3389, user=user) != "open"
         assert vpn.connects(None, *API, user=user) != "open"
@@ -118,7 +119,7 @@ def test_gateway_reaches_its_own_machine_while_its_rescue_lives_and_nothing_else
         assert vpn.connects(None, own, 3389) != "open"  # nor root
         machine.cancel()
         wait_until(lambda: not ready(vpn, serial), what="the rescue is over")
-        wait_until(lambda: f"{user} . {own}" not in vpn.nft(), what="the passage is gone", within_s=5)
+        wait_until(lambda: f"{user} . {own}" not in vpn.nft(), what="the passage is gone")
         assert vpn.connects(None, own, 3389, user=user) != "open"
         wait_until(lambda: not vpn.clerk("open_connections", serial), what="the tunnel is down")
 

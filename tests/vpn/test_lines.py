@@ -67,7 +67,7 @@ def test_line_gone_for_a_while_is_survived_and_for_good_ends_the_rescue(
         record_property("given_up_after_s", round(time.monotonic() - began, 1))
         summary = people[gone].page.locator("[data-summary]")
         expect(summary.locator("[data-state=closed]")).to_be_visible(timeout=40_000)
-        wait_until(lambda: not vpn.clerk("open_connections", gone), what="its tunnel is over", within_s=15)
+        wait_until(lambda: not vpn.clerk("open_connections", gone), what="its tunnel is over")
         assert {one["state"] for one in vpn.gateways_of(rescues[gone])} == {"stopped"}
         kinds = [row["kind"] for row in vpn.rows(
             "SELECT kind FROM support_session_event WHERE session_id = ?", rescues[gone].replace("-", ""))]  # fmt: skip
@@ -88,7 +88,7 @@ def at_work(machine: DistantMachine, person: Person) -> str:
     return rescue
 
 
-def can_work(machine: DistantMachine, person: Person, *, within_s: float = 15) -> float:
+def can_work(machine: DistantMachine, person: Person, *, within_s: float = 30) -> float:
     """Clicks until that does something at the machine; after how many seconds it did."""
     began, before = time.monotonic(), machine.screen["counters"]["rinses"]
     while time.monotonic() - began < within_s:

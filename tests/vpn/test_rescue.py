@@ -19,7 +19,7 @@ from tests.vpn.machines import DistantMachine
 NEAR, FAR = Quality(delay_ms=5), Quality(delay_ms=150, jitter_ms=5)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("line", [NEAR, FAR], ids=["next door", "300 ms away"])
 def test_jammed_grinder_is_cured_through_the_tunnel_and_nothing_is_left(
     vpn: Installation,
@@ -56,7 +56,7 @@ def test_jammed_grinder_is_cured_through_the_tunnel_and_nothing_is_left(
         alice.until(lambda: near(alice.pixel(machine, *FAULT_MARK[0]), GREEN))
 
         alice.close()
-        expect(alice.page.locator("[data-summary] [data-state=closed]")).to_be_visible(timeout=20_000)
+        expect(alice.page.locator("[data-summary] [data-state=closed]")).to_be_visible(timeout=40_000)
         closed = time.monotonic()
         nothing_is_left(vpn, machine, rescue)
         record_property("closed_to_nothing_left_s", round(time.monotonic() - closed, 2))
@@ -64,7 +64,7 @@ def test_jammed_grinder_is_cured_through_the_tunnel_and_nothing_is_left(
         assert "resolved" in vpn.session(rescue)["end_reason"]
 
 
-def nothing_is_left(vpn: Installation, machine: DistantMachine, rescue: str, *, within_s: float = 20) -> None:
+def nothing_is_left(vpn: Installation, machine: DistantMachine, rescue: str, *, within_s: float = 40) -> None:
     """Of this rescue: no gateway, no login, no passage, no tunnel, no RDP server, no openvpn at the machine."""
     serial = machine.config.serial
     wait_until(lambda: vpn.session(rescue)["state"] == "closed", what="the rescue was closed", within_s=within_s)
@@ -75,7 +75,7 @@ def nothing_is_left(vpn: Installation, machine: DistantMachine, rescue: str, *, 
     hexadecimal = rescue.replace("-", "")
     assert vpn.rows("SELECT * FROM support_rdp_credential WHERE session_id = ?", hexadecimal) == []
     address = vpn.clerk("address", serial)
-    wait_until(lambda: f"{address} " not in vpn.nft(), what="the passage is gone", within_s=5)
+    wait_until(lambda: f"{address} " not in vpn.nft(), what="the passage is gone")
     assert "freerdp-shadow-" not in " ".join(vpn.programs(serial))
     attempts = {row["id"].replace("-", "") for row in vpn.gateways_of(rescue)}
     assert not [pid for pid in vpn.guacd() if _attempt_of(pid) in attempts]

@@ -25,7 +25,7 @@ def _signed_in() -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_machine_without_udp_is_rescued_over_tcp_and_nothing_is_left(
     vpn: Installation, sign_in: Callable[[str], Person]
 ) -> None:
