@@ -1,6 +1,6 @@
 """A tunnel with nothing in it lives on where UDP that is idle is forgotten (F13), and the server's health can be asked.
 
-A flow is forgotten after 7 s here, after 30 s by AWS Global Accelerator: what counts is that OpenVPN's pings, 5 s
+A flow is forgotten after 9 s here, after 30 s by AWS Global Accelerator: what counts is that OpenVPN's pings, 5 s
 apart, come before it. `python -m bench idle` does the same for an hour with AWS' own time.
 """
 
@@ -15,17 +15,17 @@ from portal.demo.vpn.namespaces import inside
 from tests.fakes.cutting_proxy import CuttingProxy, echo
 from tests.vpn.bed import Installation
 
-CUT_S = 7.0
+CUT_S = 9.0
 _JOINED = "Initialization Sequence Completed"
 # A connection that says nothing for long, and then asks.
 _QUIET_AND_THEN = """
 import socket, sys, time
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as one:
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as one:
     time.sleep(float(sys.argv[3]))
     one.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: %b\\r\\nConnection: close\\r\\n\\r\\n" % sys.argv[1].encode())
     print(one.recv(4096).split(b"\\r\\n")[0].decode())
 """
-_ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+_ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode())"
 
 
 def test_quiet_tunnel_outlives_what_has_no_pings(vpn: Installation, place: Callable[[], str]) -> None:
@@ -38,15 +38,15 @@ def test_quiet_tunnel_outlives_what_has_no_pings(vpn: Installation, place: Calla
         way = f"remote {server} {port}"
         assert way in profile
         client = vpn.openvpn(serial, profile.replace(way, f"remote {server} {port + 1}"))
-        client.wait_until(lambda: client.has_said(_JOINED), what="it joined", within_s=30)
+        client.wait_until(lambda: client.has_said(_JOINED), what="it joined", within_s=60)
         control_entry = proxy.udp(datagrams)
         with inside(at):
             control = socket.socket(type=socket.SOCK_DGRAM)
         with control:
-            control.sendto(b"later 9", control_entry)
+            control.sendto(b"later 12", control_entry)
             quiet_s = str(2 * CUT_S + 1)
             said = vpn.bed.ask(serial, "/usr/bin/python3", "-c", _QUIET_AND_THEN, beds.SERVER_INSIDE,
-                               str(beds.API_PORT), quiet_s)[1]  # fmt: skip
+                               str(beds.API_PORT), quiet_s, within_s=80)[1]  # fmt: skip
         assert said.startswith("HTTP/1.1 200"), said
         assert client.said().count(_JOINED) == 1 and "Inactivity timeout" not in client.said()
         tunnel, forgotten = proxy.flows
