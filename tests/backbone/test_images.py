@@ -203,7 +203,7 @@ def test_readme_pins_what_the_images_stand_on(tmp_path: Path) -> None:
     (tmp_path / "docker").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     for _ in range(2):  # a second time changes nothing
-        subprocess.run(["sh", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=10)
+        subprocess.run(["sh", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=60)
     found = [line for path in tmp_path.rglob("Containerfile") for line in path.read_text().splitlines()]
     bases = [line.split()[1] for line in found if line.startswith("FROM docker.io/")]
     assert len(bases) == 4 and all(re.fullmatch(r"[^@]+@sha256:7{64}", one) and _PINNED.fullmatch(one) for one in bases)
@@ -240,7 +240,7 @@ def test_readme_builds_the_same_commit_anew_and_pushes_it(tmp_path: Path) -> Non
     for _ in range(2):
         done = subprocess.run(
             ["sh", "-ec", "\n".join(scripts)],
-            cwd=FOLDER, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=20,
+            cwd=FOLDER, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

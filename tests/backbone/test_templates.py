@@ -309,7 +309,7 @@ def test_gateways_computers_give_tasks_no_role_and_a_tun_device() -> None:
     script = launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"]
     for needed in ("modprobe tun", "ECS_AWSVPC_BLOCK_IMDS=true", "ECS_IMAGE_PULL_BEHAVIOR=prefer-cached"):
         assert needed in script
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=60)
     (provider,) = of_type("gateways", "ECS::CapacityProvider").values()
     group = provider["AutoScalingGroupProvider"]
     assert (group["ManagedScaling"]["Status"], group["ManagedTerminationProtection"]) == ("ENABLED", "ENABLED")

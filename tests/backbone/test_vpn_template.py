@@ -229,7 +229,7 @@ def test_what_the_computer_starts_with_is_a_script_that_a_shell_takes() -> None:
     script = launch["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"]
     assert script.startswith("#!/bin/bash\n")
     assert set(re.findall(r"\$\{(\w+)\}", script)) <= template("vpn")["Parameters"].keys()
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=60)
     for needed in ("modprobe tun", "net.ipv4.ip_forward = 1", '{"portafilter.role":"vpn"}', "--uid-owner 0"):
         assert needed in script
     # The rule lets root through, as which OpenVPN and the agent run; a filter of their control group stops them, too.

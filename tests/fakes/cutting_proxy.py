@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portal.demo.vpn.namespaces import inside
+from tests.waiting import LONG_S
 
 TCP_IDLE_S, UDP_IDLE_S = 340.0, 30.0
 _CHUNK = 1 << 16
@@ -74,7 +75,7 @@ class CuttingProxy:
     def __exit__(self, *exc: object) -> None:
         self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(LONG_S)
         self._loop.close()
 
     def tcp(
@@ -204,7 +205,7 @@ class CuttingProxy:
         return made
 
     def _call(self, coroutine: Any) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(LONG_S)
 
     async def _begin(self, coroutine: Any) -> None:
         task = self._loop.create_task(coroutine)
@@ -220,7 +221,7 @@ class CuttingProxy:
 
 def silent_connection(address: Address, *, says: bytes = b"hello") -> socket.socket:
     """A TCP connection that says one thing and then nothing; its keepalive packets come every second."""
-    one = socket.create_connection(address, timeout=5)
+    one = socket.create_connection(address, timeout=LONG_S)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
@@ -274,9 +275,9 @@ def echo(*, at: str | None = None, host: str = "127.0.0.1") -> Iterator[tuple[Ad
     try:
         yield names
     finally:
-        asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result(LONG_S)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(LONG_S)
         stream.close()
         datagrams.close()
         loop.close()

@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.fakes.ecs import wire
 from tests.fakes.ecs.wire import AwsFault
+from tests.waiting import LONG_S
 
 REGION = "us-west-2"
 _TARGET = "GlobalAccelerator_V20180706."
@@ -257,7 +258,7 @@ def running() -> Iterator[FakeGlobalAccelerator]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(LONG_S)
 
 
 def _public(one: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import Any
 from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier, MappingKeyResolver
 from http_message_signatures.algorithms import HMAC_SHA256
 
+from tests.waiting import LONG_S
+
 KEY_ID, KEY = "portafilter", "k" * 20 + "-of-the-telemetry"
 _PATH = re.compile(
     r"/app/v1/machines/(?P<fleet>[-a-zA-Z0-9_]{1,50})/(?P<serial>[A-Za-z0-9][A-Za-z0-9._-]{0,63})/"
@@ -249,4 +251,4 @@ def telemetry_web(tls: ssl.SSLContext | None = None) -> Iterator[TelemetryWeb]:
         app.let_go.set()
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(LONG_S)
