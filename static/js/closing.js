@@ -87,8 +87,16 @@ export function prefetchCauses() {
   return suggested;
 }
 
+let closing = null;
+
 /** The close dialog. `done(card)` gets the closing card. `force`: a supervisor ends somebody else's rescue. */
-export async function askToClose(card, { force, done }) {
+export function askToClose(card, options) {
+  // The causes may be on their way still: a second click meanwhile asks no second time.
+  closing ??= openClose(card, options).finally(() => (closing = null));
+  return closing;
+}
+
+async function openClose(card, { force, done }) {
   const { causes, fixes } = await prefetchCauses();
   return openDialog(
     force ? "End this rescue" : "Close this rescue",

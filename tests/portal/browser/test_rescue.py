@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from sessions import selectors, services
 from sessions.models import Gateway, GuacamoleConnection
@@ -72,6 +72,19 @@ def test_double_click_asks_as_a_single_one_does(sign_in: SignIn) -> None:
     alice.page.mouse.click(5, 5)
     expect(alice.page.locator("dialog")).to_have_count(0)
     assert alice.posted("/release/") == []
+
+
+def test_double_click_opens_one_dialog_though_the_causes_come_late(sign_in: SignIn) -> None:
+    person("Sue", role="supervisor")
+    sue, card = at_rescue(sign_in, name="Sue")
+    connected(sue, card, may=["watch", "close"])
+    held: list[Route] = []
+    sue.page.route("**/causes/", lambda route: held.append(route))
+    sue.page.locator("[data-action=force]").dblclick()
+    until(sue.page, lambda: held)
+    for route in held:
+        route.fulfill(json={"causes": [], "fixes": []})
+    expect(sue.page.locator("dialog")).to_have_count(1)
 
 
 def test_waiting_is_shown_as_steps_until_the_desktop_is_there(sign_in: SignIn) -> None:
