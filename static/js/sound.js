@@ -12,6 +12,8 @@ const GESTURES = ["pointerdown", "keydown"];
 
 let context = null;
 let listener = () => {};
+// It was switched on, and has not rung yet to be known: the device may take its time.
+let isNew = false;
 // Rings that the browser did not let us play yet: key → whether it is still wanted.
 const held = new Map();
 
@@ -33,8 +35,9 @@ export async function onSound(callback) {
 /** Switches it on or off; to be called from a click, so that the browser lets it sound. On: it rings once, to be known. */
 export async function wishSound(isOn) {
   write(WISH, isOn ? "on" : "off");
-  if (isOn && (await unlock())) chime();
-  else if (!isOn) held.clear();
+  isNew = isOn;
+  if (!isOn) held.clear();
+  else if (await unlock()) beKnown();
   listener(state());
 }
 
@@ -58,6 +61,11 @@ export async function ring(key, isWanted) {
   });
 }
 
+function beKnown() {
+  if (isNew) chime();
+  isNew = false;
+}
+
 function state() {
   if (!isSoundWished()) return "off";
   return context?.state === "running" ? "on" : "blocked";
@@ -78,6 +86,7 @@ async function unlock() {
 function allowed() {
   listener(state());
   if (context.state !== "running") return;
+  beKnown();
   const waiting = [...held];
   held.clear();
   for (const [key, isWanted] of waiting) ring(key, isWanted);

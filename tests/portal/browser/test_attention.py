@@ -30,6 +30,18 @@ window.AudioContext = class extends Free {
     this.dispatchEvent(new Event('statechange'));
   }
 };"""
+# A device that is there when the test says so.
+LATE = """const Free = window.AudioContext;
+const comes = new Promise((isThere) => { window.deviceComes = isThere; });
+window.AudioContext = class extends Free {
+  get state() { return this.isThere ? super.state : 'suspended'; }
+  async resume() {
+    await comes;
+    this.isThere = true;
+    await super.resume();
+    this.dispatchEvent(new Event('statechange'));
+  }
+};"""
 COUNTED = """const start = OscillatorNode.prototype.start;
 OscillatorNode.prototype.start = function (...when) {
   if (Math.round(this.frequency.value) === 988) window.rang(); // the first tone of each ring
@@ -107,6 +119,19 @@ def test_browser_that_keeps_the_page_silent_is_explained_and_rings_after_a_click
     click_somewhere(alice)
     until(alice.page, lambda: rings == [1])
     expect(words).to_be_hidden()
+
+
+def test_sound_that_was_switched_on_is_made_known_however_late_its_device_comes(sign_in: SignIn) -> None:
+    alice, _ = at_queue(sign_in)
+    rings = count_rings(alice.page.context)
+    alice.page.context.add_init_script(LATE)
+    alice.page.clock.install()
+    alice.visit("/")
+    alice.page.get_by_role("switch", name="Sound").check()
+    expect(alice.page.locator("[data-part=sound-blocked]")).to_be_visible()
+    alice.page.clock.run_for(2000)  # longer than any page waits for it
+    alice.page.evaluate("deviceComes()")
+    until(alice.page, lambda: rings == [1])
 
 
 def test_everybody_with_an_open_page_hears_what_nobody_was_asked_about(sign_in: SignIn) -> None:
