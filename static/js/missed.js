@@ -12,6 +12,9 @@ const SOON_MS = 1500;
 let section = null;
 let rows = new Map();
 let timer = 0;
+// Of two looks that overlap, the later one's answer is the newer.
+let looks = 0;
+let drawn = 0;
 
 /** Shows what the page came with and keeps it right; without a list, this person watches over nobody. */
 export function keepMissed(first) {
@@ -30,12 +33,15 @@ export function missedMayHaveChanged() {
 
 async function look() {
   clearTimeout(timer);
+  const turn = ++looks;
   try {
-    draw((await get("/api/v1/sessions/missed/")).results);
+    const { results } = await get("/api/v1/sessions/missed/");
+    if (turn > drawn) draw(results);
+    drawn = Math.max(drawn, turn);
   } catch (error) {
     if (!(error instanceof Problem)) throw error; // the live line says what is wrong; the next look tells
   }
-  timer = setTimeout(look, LOOK_MS);
+  if (turn === looks) timer = setTimeout(look, LOOK_MS);
 }
 
 function draw(found) {

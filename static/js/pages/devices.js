@@ -18,6 +18,9 @@ let known = first.devices;
 let current = null; // this browser's subscription, whoever's it is
 let asker = null; // who asked for it, as the browser remembers
 let busy = false;
+// Looks are counted as they begin; of two that overlap, the later one's answer is the newer.
+let looks = 0;
+let drawn = 0;
 
 const mine = () => known.find((one) => one.fingerprint === current?.fingerprint) ?? null;
 
@@ -190,9 +193,15 @@ function draw() {
 }
 
 async function learn() {
-  current = ability() === "ready" ? await here() : null;
-  asker = current ? ((await recall())?.person ?? null) : null;
-  known = await devices.all();
+  const look = ++looks;
+  const subscribed = ability() === "ready" ? await here() : null;
+  const person = subscribed ? ((await recall())?.person ?? null) : null;
+  const found = await devices.all();
+  if (look < drawn) return;
+  drawn = look;
+  current = subscribed;
+  asker = person;
+  known = found;
   draw();
 }
 
@@ -238,8 +247,9 @@ function rename(device) {
   return openDialog(
     "What do you call it?",
     (dialog, shut) => {
-      const name = el("input", { id: "device-name", type: "text", maxlength: 60, required: true, autocomplete: "off" });
+      const name = el("input", { id: "device-name", type: "text", maxlength: 60, required: true, autofocus: true, autocomplete: "off" });
       name.value = device.name;
+      name.addEventListener("focus", () => name.select(), { once: true });
       const complaint = el("p", { class: "errors", role: "alert", hidden: true });
       const form = el(
         "form",
@@ -262,7 +272,6 @@ function rename(device) {
           name.focus();
         }
       });
-      setTimeout(() => name.select());
       return { body: form };
     },
     { name: "rename-device" },

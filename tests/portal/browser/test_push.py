@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from django.utils import timezone
-from playwright.sync_api import ViewportSize, expect, sync_playwright
+from playwright.sync_api import APIResponse, Route, ViewportSize, expect, sync_playwright
 from pytest_django.fixtures import Settings
 
 from machines.models import User
@@ -142,6 +142,29 @@ def test_page_s_own_button_subscribes_this_browser_and_tries_it(phone_of: Phones
     alice.push(json.dumps({"v": 1, "kind": "test", "title": delivery.title, "tag": "test", "at": "2026-01-01T00:00Z"}))
     expect(alice.page.locator(".toast")).to_contain_text("It has arrived on this device")
     says(alice, delivery.title)
+
+
+def test_list_that_was_asked_for_before_is_not_shown_over_a_newer_one(phone_of: Phones) -> None:
+    alice = phone_of(person("Alice"))
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held or route.request.method != "GET":
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))
+
+    alice.page.route("**/api/v1/devices/", hold_the_first)
+    alice.visit("/account/devices/")
+    until(alice.page, lambda: held)
+    alice.page.get_by_role("button", name="Get messages on this device").click()
+    expect(alice.page.locator("[data-devices] li")).to_have_count(1)
+    ((route, response),) = held
+    assert response.json()["results"] == []
+    route.fulfill(response=response)
+    alice.page.evaluate("fetch('/api/v1/me/').then((answer) => answer.text())")
+    expect(alice.page.locator("[data-devices] li")).to_have_count(1)
+    alice.page.unroute("**/api/v1/devices/")
 
 
 def test_devices_are_named_and_removed_by_keyboard_alone(phone_of: Phones) -> None:
