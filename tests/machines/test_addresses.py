@@ -130,7 +130,7 @@ def test_machines_registered_at_once_get_addresses_of_their_own() -> None:
     together = threading.Barrier(4)
 
     def register(number: int) -> str:
-        together.wait(10)
+        together.wait(30)
         try:
             return new_machine(f"M{number}").vpn_address
         finally:

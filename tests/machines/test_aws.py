@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ class Endpoint:
     """AWS' end of the line, for any service: answers each in its own protocol with what it is told to."""
 
     def __init__(self) -> None:
+        self.let_go = threading.Event()
         self.be_good()
         self._lock = threading.Lock()
         outer = self
@@ -38,7 +38,8 @@ class Endpoint:
                 scope = self.headers["Authorization"].partition("Credential=")[2].split("/")
                 with outer._lock:
                     outer.keys.append(scope[0])
-                time.sleep(outer.stall_s)
+                if outer.stalls:
+                    outer.let_go.wait(60)
                 if outer.hangs_up:
                     self.close_connection = True
                     return
@@ -74,11 +75,13 @@ class Endpoint:
         return f"<ErrorResponse>{error}<RequestId>r</RequestId></ErrorResponse>".encode()
 
     def be_good(self) -> None:
+        self.let_go.set()  # who still waits for the test before
+        self.let_go = threading.Event()
         self.status, self.code, self.said = 200, "", ""
         self.ahead = timedelta()
         self.body: bytes | None = None
         self.kind = "application/json"
-        self.stall_s, self.hangs_up = 0.0, False
+        self.stalls, self.hangs_up = False, False
         self.keys: list[str] = []
 
     def refuse(self, code: str, status: int = 400, said: str = "") -> None:
@@ -272,11 +275,11 @@ def test_lost_answer_may_have_happened_and_a_lost_way_has_not(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aws = Aws(REGION, answer_s=0.1)
-    endpoint.stall_s = 0.4
+    endpoint.stalls = True
     lost = refusal(aws, "ecs")
     assert (lost.kind, lost.is_permanent, lost.may_have_happened) == (Kind.TIMEOUT, False, True)
     assert str(lost) == "ecs:RunTask: ECS in eu-west-1 (AWS_REGION) did not answer within 0.1 s."
-    endpoint.stall_s, endpoint.hangs_up = 0, True
+    endpoint.stalls, endpoint.hangs_up = False, True
     cut = refusal(aws, "ecs")
     assert (cut.kind, cut.may_have_happened) == (Kind.UNREACHABLE, True)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -342,7 +345,7 @@ def test_threads_share_one_client_a_service(endpoint: Endpoint, monkeypatch: pyt
     aws, barrier = Aws(REGION), threading.Barrier(8)
 
     def call(number: int) -> None:
-        barrier.wait()
+        barrier.wait(30)
         run_task(aws)
 
     with ThreadPoolExecutor(8) as threads:

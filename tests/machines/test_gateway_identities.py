@@ -218,7 +218,7 @@ def test_gateways_that_are_admitted_at_once_get_addresses_of_their_own(live: set
     def admit(attempt: str) -> str:
         try:
             csr = request()
-            start.wait(20)
+            start.wait(30)
             return gateway_identities.admit(attempt, csr, now=NOW).address
         finally:
             connection.close()

@@ -117,7 +117,7 @@ def test_web_app_of_the_tests_is_strict(app: TelemetryWeb, driver: HttpTelemetry
         "bare": (url, {"Content-Type": "application/json"}, seen.body),
     }
     for name, (where, headers, body) in tries.items():
-        assert requests.put(where, headers=headers, data=body, timeout=5).status_code == 401, name
+        assert requests.put(where, headers=headers, data=body, timeout=30).status_code == 401, name
     assert app.profiles["north", "A1"] == {"ab12": "the profile"}
 
 
@@ -140,7 +140,7 @@ def test_whole_time_is_bounded_whatever_comes(
     begun = time.monotonic()
     with pytest.raises(TelemetryError, match=r"did not answer within 0\.3 s"):
         driver.who_is_responsible(at_this_moment(), now=NOW)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8, "what drips does so for 9 s, what hangs for 30"
 
 
 @pytest.mark.parametrize(

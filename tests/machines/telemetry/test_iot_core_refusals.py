@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +26,7 @@ class Refusing(threading.Thread):
         self.server = socket.create_server(("127.0.0.1", 0))
         self.code, self.status = "", 400
         self.is_silent = False
+        self.let_go = threading.Event()
 
     def run(self) -> None:
         while True:
@@ -37,7 +37,7 @@ class Refusing(threading.Thread):
             with connection:
                 connection.recv(65536)
                 if self.is_silent:
-                    time.sleep(0.3)
+                    self.let_go.wait(60)  # hung up on before, whoever asks and is held up would read the end
                     continue
                 body = json.dumps({"message": "User arn:aws:iam::123456789012:user/x said no"}).encode()
                 connection.sendall(
@@ -54,6 +54,7 @@ def refusing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Re
     settings.AWS_REGION = REGION
     found.start()
     yield found
+    found.let_go.set()
     found.server.shutdown(socket.SHUT_RDWR)
     found.server.close()
 
