@@ -288,6 +288,7 @@ def test_telemetry_that_hangs_delays_nobody_and_our_own_rota_stands_in(
 ) -> None:
     settings.TELEMETRY, settings.TELEMETRY_TIMEOUT_S = "tests.sessions.asking.HangingTelemetry", 1
     asking.forget()
+    HangingTelemetry.let_go.clear()
     sessions = [press(f"A{number}", now=clock()) for number in range(4)]
     began_at = time.monotonic()
     try:

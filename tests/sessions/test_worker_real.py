@@ -94,12 +94,13 @@ def _tell_first(worker: subprocess.Popen[str]) -> None:
 
 def _tell_another_thread(worker: subprocess.Popen[str]) -> None:
     """As the kernel may, while the main one sleeps: a signal for a process goes to any of its threads."""
-    switches: list[str] = []
+    seen: list[list[str]] = []
 
     def sleeps() -> bool:
         status = Path(f"/proc/{worker.pid}/task/{worker.pid}/status").read_text()
-        switches.append("".join(line for line in status.splitlines() if "ctxt_switches" in line))
-        return switches[-20:].count(switches[-1]) == 20
+        # Its state, too: one that only waits for a processor does not switch either.
+        seen.append([line for line in status.splitlines() if line.startswith("State:") or "ctxt_switches" in line])
+        return "State:\tS (sleeping)" in seen[-1] and seen[-20:].count(seen[-1]) == 20
 
     until(sleeps, "the main thread sleeps")
     other = max(int(entry.name) for entry in Path(f"/proc/{worker.pid}/task").iterdir())
