@@ -46,6 +46,7 @@ REFUSED_FOR_S = 45.0  # a server that is being restarted refuses for less; whoev
 HALTED_FOR_S = 180.0  # by then the server has given the rescue up; a revoked machine may get no better answer than none
 _LINE_S = 3.0  # so long a call waits for the line before it counts as failed
 _LINE_PAUSE_S = 5.0  # the longest pause between calls over a line that says itself when it is back
+_LOOK_AGAIN_S = 0.05
 _LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
 
 _T = TypeVar("_T")
@@ -86,22 +87,18 @@ class Rescue:
         self._presses += 1
         press = self._presses
         with self._line_held():
-            with self._store.lock() as is_mine:
-                if not is_mine:
-                    return self._follow_other()
-                self._cancelling = False
-                if not self._stopping:
-                    self._wake.clear()
-                record = self._store.read()
-                if record is not None:
-                    log.info(
-                        "press: taking up request %s of an earlier press", record.request_id or "(not yet answered)"
-                    )
-                    ending = self._take_up(record)
-                else:
-                    record = self._new_record(problem)
-                    log.info("press: code=%s user=%s key=%s", problem.code or "-", record.username, record.key)
-                    ending = self._drive(record, is_new=True)
+            while True:
+                with self._store.lock() as is_mine:
+                    if is_mine:
+                        ending = self._take_up_or_begin(problem)
+                        break
+                followed = self._follow_other()
+                if followed is not None:
+                    return followed
+                # Whoever has the lock only looks whether there is anything to do: this press is not to be lost for it.
+                if self._stopping:
+                    raise Stopped("waiting for the lock")
+                time.sleep(_LOOK_AGAIN_S)
             return self._last_word(ending, press)
 
     def recover(self) -> Notice | None:
@@ -160,6 +157,18 @@ class Rescue:
                 self._api.cancel(request.id)
 
     # One rescue, driven by the holder of the lock
+
+    def _take_up_or_begin(self, problem: Problem) -> Notice:
+        self._cancelling = False
+        if not self._stopping:
+            self._wake.clear()
+        record = self._store.read()
+        if record is not None:
+            log.info("press: taking up request %s of an earlier press", record.request_id or "(not yet answered)")
+            return self._take_up(record)
+        record = self._new_record(problem)
+        log.info("press: code=%s user=%s key=%s", problem.code or "-", record.username, record.key)
+        return self._drive(record, is_new=True)
 
     def _new_record(self, problem: Problem) -> Record:
         self._store.erase()  # what an unreadable record left
@@ -412,18 +421,25 @@ class Rescue:
 
     # What the person reads
 
-    def _follow_other(self) -> Notice:
-        """A second press: another process or thread drives the rescue, this one only shows how it goes."""
+    def _follow_other(self) -> Notice | None:
+        """A second press: another process or thread drives the rescue, this one only shows how it goes.
+
+        None when there is no rescue: a start or a heartbeat has the lock for a moment, or one has just ended.
+        """
         request: SupportRequest | None = None
+        is_driven = False
         while True:
             record = self._store.read()
+            is_driven = is_driven or record is not None
             request_id = request.id if request else record.request_id if record else ""
             if request_id:
                 wait_s = min(5, self._config.poll_wait_s) if request and record else 0
                 request = self._read(request_id, wait_s=wait_s, since=request.version if request else None)
                 self._show(notice_of(request))
             if (request is not None and request.is_over) or record is None:
-                return notice_of(request) if request else Notice("closed", "The rescue is over.")
+                if request is not None:
+                    return notice_of(request)
+                return Notice("closed", "The rescue is over.") if is_driven else None
             if self._wake.wait(0.3) and self._stopping:
                 raise Stopped("following the rescue")
 

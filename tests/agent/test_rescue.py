@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import pytest
@@ -267,6 +268,27 @@ def test_second_press_follows_the_first(server: ScriptedApi, machine: Machine, c
         ending = each.joined()
         assert isinstance(ending, Notice) and ending.state == "closed"
     assert machine.hook.steps.count("open") == 1 and len(server.requests) == 1
+
+
+def test_press_is_not_lost_to_a_start_that_only_looks(
+    server: ScriptedApi, machine: Machine, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+    lock = machine.store.lock
+
+    def counted() -> AbstractContextManager[bool]:
+        tries.append(time.monotonic())
+        return lock()
+
+    monkeypatch.setattr(machine.store, "lock", counted)
+    with RescueStore(config.state_dir).lock():
+        machine.press_in_background()
+        until(lambda: len(tries) > 2, "it tries again")
+        assert machine.store.read() is None and server.calls == []
+    machine.wait_until_shown("requested")
+    server.update("r1", state="closed")
+    machine.joined()
+    assert len(server.requests) == 1 and _nothing_is_left(machine)
 
 
 @pytest.mark.parametrize("moment", ["preparing", "asking", "requested", "active"])
