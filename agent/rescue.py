@@ -128,14 +128,12 @@ class Rescue:
         self._cancelling = True
         self._wake.set()
         with self._line_held():
-            with self._store.lock() as is_mine:
-                if is_mine:  # nobody drives it: its process is dead
-                    self._shut(record)
-                    self._tell_cancelled(record)
-                    self._store.erase()
-                    return True
+            if self._end_of_the_dead(record):
+                return True
             if record.request_id:
                 self._ask_to_cancel(record.request_id)
+            # Whoever had the lock may only have looked, and nobody drives it: what is left would stay open.
+            self._end_of_the_dead(self._store.read())
         return True
 
     def stop(self) -> None:
@@ -155,6 +153,15 @@ class Rescue:
             if is_mine and self._store.read() is None:
                 log.warning("heartbeat: request %s is open, but its login is gone here: cancelling it", request.id)
                 self._api.cancel(request.id)
+
+    def _end_of_the_dead(self, record: Record | None) -> bool:
+        """Ends a rescue whose process is dead; False when somebody has the lock, who drives it as a rule."""
+        with self._store.lock() as is_mine:
+            if is_mine and record is not None:
+                self._shut(record)
+                self._tell_cancelled(record)
+                self._store.erase()
+            return is_mine
 
     # One rescue, driven by the holder of the lock
 

@@ -15,7 +15,7 @@ import pytest
 
 from agent import api as agent_api
 from agent import rescue as rescue_module
-from agent.api import Client, Stopped
+from agent.api import Client, Stopped, SupportRequest
 from agent.config import AgentConfig
 from agent.credentials import Credentials
 from agent.heartbeat import Heartbeat
@@ -255,6 +255,31 @@ def test_cancel_while_the_server_is_out_of_reach_shuts_rdp_at_once(
 def test_cancel_without_a_rescue_does_nothing(server: ScriptedApi, machine: Machine) -> None:
     assert not machine.rescue.cancel()
     assert server.calls == []
+
+
+def test_cancel_shuts_what_a_dead_agent_left_also_while_a_heartbeat_looks(
+    server: ScriptedApi, machine: Machine, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.ask("k", {"rdp": {"username": "help-dead"}})
+    machine.hook.users["help-dead"] = "x"
+    dead = Record("k", "help-dead", "x", code="", text="", pressed_at=time.time(), request_id="r1")
+    machine.store.write(dead)
+    told, looked = threading.Event(), threading.Event()
+    tell = machine.api.cancel
+
+    def tell_and_wait(request_id: str) -> SupportRequest:
+        told.set()
+        assert looked.wait(30)
+        return tell(request_id)
+
+    monkeypatch.setattr(machine.api, "cancel", tell_and_wait)
+    cancelling = threading.Thread(target=machine.rescue.cancel)
+    with RescueStore(config.state_dir).lock():
+        cancelling.start()
+        assert told.wait(30)
+    looked.set()
+    cancelling.join(30)
+    assert server.requests["r1"]["end_reason"] == "cancelled" and _nothing_is_left(machine)
 
 
 def test_second_press_follows_the_first(server: ScriptedApi, machine: Machine, config: AgentConfig) -> None:
