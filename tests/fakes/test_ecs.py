@@ -255,7 +255,7 @@ def test_who_calls_is_killed_before_or_after_its_request_has_an_effect(ecs: Fake
     child = os.fork()
     if not child:
         signal.pause()
-    ecs.kill(child, **{when: 2})
+    ecs.kill(child, before=2 if when == "before" else 0, after=2 if when == "after" else 0)
     api = client(ecs)
     api.list_tasks(cluster="portafilter")
     assert os.waitpid(child, os.WNOHANG)[0] == 0
@@ -296,7 +296,9 @@ def test_nothing_outlives_a_fake_that_is_killed() -> None:
         until(lambda: described(api, arn)["lastStatus"] == "RUNNING", "the task runs")
         shown = described(api, arn)
         address = shown["containers"][0]["networkInterfaces"][0]["privateIpv4Address"]
-        with until(lambda: connected(address), "guacd listens") as connection:
+        connection = until(lambda: connected(address), "guacd listens")
+        assert connection is not None
+        with connection:
             connection.sendall(b"6.select,3.rdp;")  # guacd starts a process of its own for it
             assert connection.recv(6) == b"4.args"
             assert len(processes.find(PORTAFILTER_FAKE_TASK=arn)) >= 2
