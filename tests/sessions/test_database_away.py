@@ -11,6 +11,9 @@ from notifications import bell
 from notifications import sender as sending
 from sessions.worker import Asker
 
+# They ask it nothing, but look after the connection that a test before them may have left.
+pytestmark = pytest.mark.django_db(transaction=True)
+
 
 class Waited(threading.Event):
     """A stop that passes the time at once, and counts it."""
