@@ -17,6 +17,7 @@ from notifications.channels import base, sns
 from notifications.channels.base import DeliveryError, Parcel
 from notifications.sns_messages import topic_of
 from tests.notifications.sns_signer import REGION, TOKEN, TOPIC
+from tests.ports import refusing_port
 
 PHONE = "+393331234567"
 
@@ -205,10 +206,9 @@ def test_sns_that_does_not_answer_is_given_up_and_tried_again_later(aws: Aws, mo
     assert not refused.value.permanent and len(aws.asked) == 1
 
 
-def test_sns_that_is_away_is_tried_again_later(aws: Aws) -> None:
-    aws.server.shutdown()
-    aws.server.server_close()
-    with pytest.raises(DeliveryError, match="cannot be reached") as refused:
+def test_sns_that_is_away_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing_port() as port, pytest.raises(DeliveryError, match="cannot be reached") as refused:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", f"http://127.0.0.1:{port}")
         sns.publish(topic_of(TOPIC), "{}")
     assert not refused.value.permanent
 

@@ -15,11 +15,13 @@ import pytest
 from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytest_django.fixtures import Settings
 
 from notifications.channels import web_push
 from notifications.channels.base import DeliveryError, Parcel
 from notifications.channels.web_push import MAX_PAYLOAD_BYTES, TIMEOUT_S, WebPush, payload_of, topic_of
 from tests.fakes.push_service import Answer, Browser, PushService, decode
+from tests.ports import refusing_port
 
 
 def parcel_for(browser: Browser | None = None) -> Parcel:
@@ -126,12 +128,11 @@ async def test_stall_ends_in_time(push_service: PushService, monkeypatch: pytest
     assert not refused.value.permanent
 
 
-async def test_push_service_that_is_not_there_is_tried_again(push_service: PushService) -> None:
-    browser = push_service.browser()
-    push_service.stop()
-    channel = WebPush()
-    with pytest.raises(DeliveryError, match="could not be reached") as refused:
-        await channel.send(parcel_for(browser))
+async def test_push_service_that_is_not_there_is_tried_again(push_service: PushService, settings: Settings) -> None:
+    with refusing_port() as port, pytest.raises(DeliveryError, match="could not be reached") as refused:
+        settings.PUSH_SERVICES = [f"http://127.0.0.1:{port}"]
+        channel = WebPush()
+        await channel.send(parcel_for(Browser(f"http://127.0.0.1:{port}/push/phone", [], Answer())))
     await channel.close()
     assert not refused.value.permanent
 
