@@ -20,6 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            # The first one's begins with the start of a server, and all processors may be busy.
+            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="package")

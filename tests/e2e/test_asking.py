@@ -57,10 +57,10 @@ class Someone:
         self.name, self._server, self._service = name, server, service
         self._http = requests.Session()
         self._http.headers["Referer"] = f"{server.address}/"
-        page = self._http.get(f"{server.address}/accounts/login/", timeout=20)
+        page = self._http.get(f"{server.address}/accounts/login/", timeout=60)
         (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text))
         form = {"login": name.lower(), "password": server.password, "csrfmiddlewaretoken": token}
-        assert self._http.post(f"{server.address}/accounts/login/", form, timeout=20).url == f"{server.address}/"
+        assert self._http.post(f"{server.address}/accounts/login/", form, timeout=60).url == f"{server.address}/"
 
     def phone(self) -> Browser:
         """One more browser that gets messages."""
@@ -80,22 +80,22 @@ class Someone:
 
     def get(self, path: str) -> Any:
         """What a call of the API answers; AssertionError when it does not go well."""
-        answer = self._http.get(f"{self._server.address}/api/v1{path}", timeout=20)
+        answer = self._http.get(f"{self._server.address}/api/v1{path}", timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def page(self, path: str) -> str:
         """What stands on a page before any program of it runs."""
-        answer = self._http.get(f"{self._server.address}{path}", timeout=20)
+        answer = self._http.get(f"{self._server.address}{path}", timeout=60)
         assert answer.status_code == 200, answer.text
         return html.unescape(answer.text)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
         """A service worker has no page to read a token from: it asks for one."""
-        me = self._http.get(f"{self._server.address}/api/v1/me/", timeout=20).json()
+        me = self._http.get(f"{self._server.address}/api/v1/me/", timeout=60).json()
         headers = {"X-CSRFToken": me["csrf_token"], "Origin": self._server.address}
         url = f"{self._server.address}/api/v1{path}"
-        return self._http.request(method, url, json=body, headers=headers, timeout=20)
+        return self._http.request(method, url, json=body, headers=headers, timeout=60)
 
 
 class Button:
@@ -124,7 +124,7 @@ class Button:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None, status: int) -> Any:
         connection = http.client.HTTPConnection(
-            str(self._face.hostname), self._face.port, timeout=20, source_address=(self._address, 0)
+            str(self._face.hostname), self._face.port, timeout=60, source_address=(self._address, 0)
         )
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         headers["Idempotency-Key"] = uuid.uuid4().hex

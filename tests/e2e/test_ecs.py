@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -84,14 +85,18 @@ def law(installation: Installation, ecs: FakeEcs) -> None:
     for name, row in sessions.items():
         gateways = installation.gateways_of(name)
         assert is_open[name] or installation.credentials_of(name) == 0, "a login outlives its rescue"
-        # Neither served nor failed nor expired: nobody would ever come.
-        is_seen_to = any(gateway["state"] in ("wanted", "starting", "ready") for gateway in gateways)
-        wait_until(lambda: is_seen_to or bool(installation.session(name)["end_reason"]), what=f"{name} is seen to")  # noqa: B023
+        # Neither served nor failed nor expired: nobody would ever come. Between two attempts there is a moment.
+        wait_until(partial(is_seen_to, installation, name), what=f"{name} is seen to")
         query = "SELECT kind FROM support_session_event WHERE session_id = ? ORDER BY id"
         kinds = [event["kind"] for event in installation.rows(query, name.replace("-", ""))]
         assert kinds[0] == "requested" and ("attempt_failed" in kinds) >= any(one["failure"] for one in gateways)
         assert row["end_reason"] is None or {"ended", "cancelled", "close_requested"} & set(kinds), kinds
         assert len(ecs.tasks(of=name)) <= len(gateways), "two tasks for one attempt"
+
+
+def is_seen_to(installation: Installation, session_id: str) -> bool:
+    states = {gateway["state"] for gateway in installation.gateways_of(session_id)}
+    return bool(states & {"wanted", "starting", "ready"} or installation.session(session_id)["end_reason"])
 
 
 def _dashed(identity: str) -> str:
