@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbone import app_secrets, commands, one_off, parameters, running, stacks, teardown
-from backbone.deploy import Cloud, DeployError, Deployment
+from backbone.cloud import Cloud, DeployError
+from backbone.deploy import Deployment
 from backbone.migration import MigrationError
 from machines.aws import AwsError
 

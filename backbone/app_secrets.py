@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from machines.aws import AwsError, Kind
 
 if TYPE_CHECKING:
-    from backbone.deploy import Cloud
+    from backbone.cloud import Cloud
 
 MADE = ("SECRET_KEY", "CREDENTIAL_KEYS", "VAPID_PRIVATE_KEY")
 # Those that somebody gives, besides the three that may be given, too.

@@ -11,47 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from backbone import accelerator, app_secrets, dials, migration, reaching, stacks, templates
+from backbone import app_secrets, dials, migration, reaching, stacks, templates
+from backbone.change_sets import CHANGE_SETTING, ChangeSet, words_of
+from backbone.cloud import Cloud, DeployError
 from backbone.parameters import Parameters
-from machines.aws import Aws, AwsError, Kind
+from machines.aws import AwsError
 
-_UNCHANGED = ("didn't contain changes", "No updates are to be performed")
 # CloudFormation takes no change to it; but for the last, nothing of it was ever whole.
 _NEVER_MADE = {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"}
 _CANCELLED = "cancelled"
-# Where what a change asks for comes from, for whoever reads of a refusal.
-_CHANGE_SETTING = "--name and --parameters"
 # The database and a certificate's proof by DNS take a quarter of an hour.
 _PATIENCE_S = 3600.0
-_TRIES = 5
 
 Say = Callable[[str], None]
-
-
-class DeployError(Exception):
-    """It did not go well; the text says in which stack, why, and what to do."""
-
-
-class Cloud:
-    """Calls for people who deploy: patient ones, tried again while AWS takes no more or fails."""
-
-    def __init__(self, region: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.region = region
-        self.aws = Aws(region, setting="--region", connect_s=5, answer_s=60)
-        patient = Aws(accelerator.REGION, setting="", connect_s=5, answer_s=60)
-        self.accelerators = accelerator.GlobalAccelerator(patient)
-        self.sleep = sleep
-
-    def again(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The answer, at the fifth try at last; only for calls that may be made twice. Raises AwsError."""
-        for number in range(1, _TRIES + 1):
-            try:
-                return call()
-            except AwsError as error:
-                if number == _TRIES or error.kind not in {Kind.THROTTLED, Kind.FAILED, Kind.TIMEOUT, Kind.UNREACHABLE}:
-                    raise
-                self.sleep(2.0**number)
-        raise AssertionError("the last try returns or raises")
 
 
 class Deployment:
@@ -177,20 +149,21 @@ class Deployment:
 
     def _change(self, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str], dry: bool) -> None:
         stack, name = step.stack, stacks.name_of(self.installation, step.stack)
-        change_set = f"portafilter-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-        described = self._propose(change_set, step, there, values)
+        kept = [name for name in step.withheld if name in parameters_of(there)]
+        change_set = ChangeSet(self.cloud, self.installation, stack, poll_s=self.poll_s)
+        described = change_set.propose(values, kept, is_new=there is None)
         if described is None:
             self.say(f"{stack}: unchanged.")
         elif dry:
             for change in described.get("Changes") or []:
-                self.say(f"{stack}: would {_words_of(change['ResourceChange'])}")
+                self.say(f"{stack}: would {words_of(change['ResourceChange'])}")
             for turned in self._turned(described):
                 self.say(f"{stack}: would turn back: {turned}.")
-            self._forget_change_set(name, change_set)
+            change_set.forget()
         else:
             self._keep_dials(change_set, stack, described)
             self.say(f"{stack}: {'changing' if there else 'making'} it.")
-            there = self._execute(change_set, stack)
+            there = self._make(change_set, stack)
             self.say(f"{stack}: done.")
         # Also where nothing changes: who looked at its making may have stopped before this.
         if stack in stacks.KEPT and there and not dry and not there.get("EnableTerminationProtection"):
@@ -198,18 +171,18 @@ class Deployment:
                 "cloudformation",
                 "UpdateTerminationProtection",
                 about=f"the stack {name}",
-                setting=_CHANGE_SETTING,
+                setting=CHANGE_SETTING,
                 StackName=name,
                 EnableTerminationProtection=True,
             )
 
-    def _keep_dials(self, change_set: str, stack: str, described: Mapping[str, Any]) -> None:
+    def _keep_dials(self, change_set: ChangeSet, stack: str, described: Mapping[str, Any]) -> None:
         """Raises DeployError where the change would turn dials or weights back and nobody said that it may."""
         if self.may_turn_dials_back:
             return
         turned = self._turned(described)
         if turned:
-            self._forget_change_set(stacks.name_of(self.installation, stack), change_set)
+            change_set.forget()
             raise DeployError(
                 f"{stack}: nothing was changed. {'; '.join(turned)}, and the change would turn that back (dials to "
                 "100\N{NO-BREAK SPACE}%, weights to 128). Turn it back under Global Accelerator in the admin, deploy, "
@@ -222,52 +195,10 @@ class Deployment:
         turned: list[str] = answer["turned"]
         return turned
 
-    def _propose(
-        self, change_set: str, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str]
-    ) -> dict[str, Any] | None:
-        """Makes a change set and says what CloudFormation would do; None: nothing. Raises DeployError."""
-        stack, name = step.stack, stacks.name_of(self.installation, step.stack)
-        has = parameters_of(there)
-        told: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]
-        told += [{"ParameterKey": key, "UsePreviousValue": True} for key in step.withheld if key in has]
-        is_taken = self._is_taken(
-            stack,
-            lambda: self.cloud.aws.call(
-                "cloudformation",
-                "CreateChangeSet",
-                about=f"the stack {name}",
-                setting=_CHANGE_SETTING,
-                StackName=name,
-                ChangeSetName=change_set,
-                ChangeSetType="UPDATE" if there else "CREATE",
-                TemplateBody=templates.read(stack).text,
-                Parameters=told,
-                Capabilities=["CAPABILITY_NAMED_IAM"],
-                Tags=[{"Key": "portafilter:installation", "Value": self.installation}],
-            ),
-        )
-        if not is_taken:
-            return None
-        described = self._change_set(name, change_set)
-        if described["Status"] != "FAILED":
-            return described
-        reason = str(described.get("StatusReason", ""))
-        self._forget_change_set(name, change_set)
-        if there and any(words in reason for words in _UNCHANGED):
-            return None
-        raise DeployError(f"{stack}: CloudFormation does not take it: {reason}")
-
-    def _execute(self, change_set: str, stack: str) -> dict[str, Any] | None:
+    def _make(self, change_set: ChangeSet, stack: str) -> dict[str, Any] | None:
         """Has the change made and waits for its end: the stack then. Raises DeployError with the first reason."""
         name, since = stacks.name_of(self.installation, stack), datetime.now(UTC)
-        self.cloud.aws.call(
-            "cloudformation",
-            "ExecuteChangeSet",
-            about=f"the stack {name}",
-            setting=_CHANGE_SETTING,
-            StackName=name,
-            ChangeSetName=change_set,
-        )
+        change_set.execute()
         ended = self._wait(stack, since)
         status = ended["StackStatus"] if ended else "gone"
         if status not in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
@@ -276,47 +207,6 @@ class Deployment:
                 "when the cause is gone, the same command goes on from here."
             )
         return ended
-
-    def _is_taken(self, stack: str, call: Callable[[], dict[str, Any]]) -> bool:
-        """Whether there is something to change. What CloudFormation says is shown: templates have no secrets."""
-        try:
-            call()
-            return True
-        except AwsError as error:
-            if any(words in error.said for words in _UNCHANGED):
-                return False
-            if error.code in {"ValidationError", "InsufficientCapabilitiesException"} and error.said:
-                raise DeployError(f"{stack}: CloudFormation does not take it: {error.said}") from error
-            raise
-
-    def _change_set(self, name: str, change_set: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 300
-        while True:
-            described = self.cloud.again(
-                lambda: self.cloud.aws.call(
-                    "cloudformation",
-                    "DescribeChangeSet",
-                    about=f"a change to {name}",
-                    setting="--name",
-                    StackName=name,
-                    ChangeSetName=change_set,
-                )
-            )
-            if described["Status"] in {"CREATE_COMPLETE", "FAILED"}:
-                return described
-            if time.monotonic() > deadline:
-                raise DeployError(f"{name}: CloudFormation has not looked at the change within five minutes.")
-            self.cloud.sleep(min(2.0, self.poll_s))
-
-    def _forget_change_set(self, name: str, change_set: str) -> None:
-        self.cloud.aws.call(
-            "cloudformation",
-            "DeleteChangeSet",
-            about=f"a change to {name}",
-            setting="--name",
-            StackName=name,
-            ChangeSetName=change_set,
-        )
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -449,9 +339,3 @@ def outputs_of(described: Mapping[str, Any] | None) -> dict[str, str]:
 def parameters_of(described: Mapping[str, Any] | None) -> dict[str, str]:
     """What a stack was last told, as CloudFormation describes it."""
     return {one["ParameterKey"]: one.get("ParameterValue", "") for one in (described or {}).get("Parameters") or []}
-
-
-def _words_of(change: Mapping[str, Any]) -> str:
-    again = ", which makes it anew" if change.get("Replacement") == "True" else ""
-    again = ", which may make it anew" if change.get("Replacement") == "Conditional" else again
-    return f"{str(change['Action']).lower()} {change['LogicalResourceId']} ({change['ResourceType']}){again}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from backbone import one_off
 
 if TYPE_CHECKING:
-    from backbone.deploy import Cloud
+    from backbone.cloud import Cloud
 
 
 class MigrationError(Exception):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from machines.aws import AwsError, Kind
 
 if TYPE_CHECKING:
-    from backbone.deploy import Cloud
+    from backbone.cloud import Cloud
 
 _PATIENCE_S = 1800.0
 # What a task said last may reach its log some seconds after its end.

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from backbone import stacks
-from backbone.deploy import Cloud, Deployment, outputs_of
+from backbone.cloud import Cloud
+from backbone.deploy import Deployment, outputs_of
 
 
 def status(deployment: Deployment) -> list[str]:

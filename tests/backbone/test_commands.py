@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from backbone import app_secrets, commands, migration, one_off
-from backbone.deploy import Cloud, Deployment
+from backbone.cloud import Cloud
+from backbone.deploy import Deployment
 from machines.aws import AwsError, Kind
 
 SERVICE = {

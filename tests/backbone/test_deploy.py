@@ -13,7 +13,8 @@ import pytest
 
 from backbone import __main__ as console
 from backbone import app_secrets, migration, parameters, reaching, running, stacks, teardown, templates
-from backbone.deploy import Cloud, DeployError, Deployment
+from backbone.cloud import Cloud, DeployError
+from backbone.deploy import Deployment
 from tests.backbone.moto_gaps import Report, close
 
 REGION = "eu-west-1"

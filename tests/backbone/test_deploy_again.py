@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from backbone import parameters, reaching, stacks, teardown
-from backbone.deploy import Cloud, DeployError, Deployment
+from backbone.cloud import Cloud, DeployError
+from backbone.deploy import Deployment
 from machines.aws import AwsError, Kind
 
 

@@ -25,7 +25,17 @@ DOCTOR = "portal/doctor/"
 # By whoever deploys, with permissions of his own.
 TOOL = {
     f"backbone/{name}.py"
-    for name in ("deploy", "app_secrets", "migration", "teardown", "running", "one_off", "commands", "__main__")
+    for name in (
+        "deploy",
+        "change_sets",
+        "app_secrets",
+        "migration",
+        "teardown",
+        "running",
+        "one_off",
+        "commands",
+        "__main__",
+    )
 }
 PREFIXES = {"iot-data": "iot"}
 # What a call needs besides its own name: RunTask gives its task tags and an execution role.
