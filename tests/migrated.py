@@ -26,7 +26,7 @@ from django.core import management
 from django.db import connection
 
 ROOT = Path(__file__).resolve().parents[1]
-_MIGRATE_S = 120
+_MIGRATE_S = 280
 # For where nobody has set secrets: what is migrated holds none.
 _MADE_UP = {"SECRET_KEY": "made-up-" * 8, "CREDENTIAL_KEYS": base64.urlsafe_b64encode(b"m" * 32).decode()}
 
