@@ -161,6 +161,8 @@ def door(config: IsolationConfig) -> str:
     if not config.tcp_ports:
         return f"table inet {config.door_table}\ndelete table inet {config.door_table}\n"
     ports = f"tcp dport {{ {', '.join(str(port) for port in sorted(config.tcp_ports))} }} ct state new"
+    too_fast = f"update @hasty {{ ip saddr limit rate over {TCP_A_SECOND}/second burst {_TCP_BURST} packets }}"
+    too_many = f"add @holding {{ ip saddr ct count over {TCP_AT_ONCE} }}"
     return f"""\
 table inet {config.door_table} {{
     set hasty {{
@@ -181,11 +183,11 @@ table inet {config.door_table} {{
 flush chain inet {config.door_table} input
 table inet {config.door_table} {{
     chain input {{
-        {ports} update @hasty {{ ip saddr limit rate over {TCP_A_SECOND}/second burst {_TCP_BURST} packets }} drop
-        {ports} add @holding {{ ip saddr ct count over {TCP_AT_ONCE} }} reject with tcp reset
+        {ports} {too_fast} drop
+        {ports} {too_many} reject with tcp reset
     }}
 }}
-"""  # nosec B608: for nft, which knows no SQL
+"""
 
 
 def _elements(elements: set[str]) -> str:
