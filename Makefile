@@ -23,7 +23,12 @@ NOT_ON_POSTGRES := e2e vpn agent fakes sessions/guacamole sessions/gateways port
 	$(addprefix backbone/test_,commands.py deploy.py edge_template.py image_scripts.py images.py join.py) \
 	$(addprefix backbone/test_,news_templates.py roles.py templates.py vpn_template.py) portal/test_servers.py \
 	$(addprefix sessions/test_,keeper_real.py tunnel_real.py worker_real.py tunnel.py tunnel_slow.py ladder.py) \
-	$(addprefix sessions/test_,idle_cuts.py machine_schema.py)
+	$(addprefix sessions/test_,idle_cuts.py machine_schema.py) machines/test_aws.py portal/test_start.py \
+	$(addprefix machines/telemetry/test_,asking.py checks.py) notifications/test_sns_forgeries.py \
+	$(addprefix portal/test_,checks.py machine_pages.py availability_pages.py) backbone/test_accelerator_page.py
+
+# Deaths at every step, one after the other: once is enough, on the database that several processes have.
+NOT_ON_SQLITE := e2e vpn $(addprefix sessions/test_,worker_crashes.py pool_crashes.py asking_crashes.py)
 
 # Where the settings and secrets of this folder's installation are, unless the environment names another file.
 SECRETS := PORTAFILTER_ENV_FILE=$${PORTAFILTER_ENV_FILE:-var/portafilter.env}
@@ -78,9 +83,9 @@ style: setup-test
 	@$(PYTHON) -m ruff format --check --quiet .
 	@$(PYTHON) -m bandit --quiet --recursive --severity-level medium --configfile pyproject.toml agent backbone machines notifications portal sessions
 
-test-unit: setup-test ## All tests but the end-to-end ones, on SQLite.
+test-unit: setup-test ## All tests on SQLite, but the end-to-end ones and those for PostgreSQL.
 	@echo "— tests, on SQLite"
-	@$(PYTEST) $(PARALLEL) --ignore tests/e2e --ignore tests/vpn
+	@$(PYTEST) $(PARALLEL) $(addprefix --ignore tests/,$(NOT_ON_SQLITE))
 
 test-postgres: setup-test ## Those that use the database once more, on a PostgreSQL of their own.
 	@echo "— tests, on PostgreSQL"
