@@ -155,7 +155,7 @@ def _of_loaded(authority: VpnAuthority, now: datetime) -> list[str]:
             continue
         then = "no machine joins it any more" if end <= now else "from then on no machine joins it"
         found.append(
-            f"The certificate that the OpenVPN with {config} runs with {_ends(end, now)}: {then}. "
+            f"The OpenVPN with {config} still runs with its old certificate, which {_ends(end, now)}: {then}. "
             "A renewed one is there; start that OpenVPN again, at best while no rescue is open."
         )
     return found
@@ -171,7 +171,8 @@ def _of_configurations() -> list[str]:
             continue
         if is_old:
             found.append(
-                f"The OpenVPN with {config} runs with an older one. Start it again, at best while no rescue is open."
+                f"{config} has changed since OpenVPN started with it. Start that OpenVPN again, at best while no "
+                "rescue is open."
             )
     return found
 

@@ -122,14 +122,20 @@ def test_renewed_certificate_that_a_running_openvpn_has_not_read_is_said(vpn: Se
     identities.crl_pem(now=NOW + 740 * DAY)
     (soon,) = identities.server_health(NOW + 740 * DAY)
     assert soon == (
-        "The certificate that the OpenVPN with server.conf runs with ends on 2029-02-25: from then on no machine "
-        "joins it. A renewed one is there; start that OpenVPN again, at best while no rescue is open."
+        "The OpenVPN with server.conf still runs with its old certificate, which ends on 2029-02-25: from then on no "
+        "machine joins it. A renewed one is there; start that OpenVPN again, at best while no rescue is open."
     )
     identities.crl_pem(now=NOW + 826 * DAY)
     (ended,) = identities.server_health(NOW + 826 * DAY)
-    assert "server.conf runs with ended on 2029-02-25: no machine joins it any more" in ended
+    assert (
+        "server.conf still runs with its old certificate, which ended on 2029-02-25: no machine joins it any more"
+        in ended
+    )
     vpn.VPN_TCP_PORT = 443
-    assert "server-tcp.conf runs with ended" in identities.server_health(NOW + 826 * DAY)[-1]
+    assert (
+        "server-tcp.conf still runs with its old certificate, which ended"
+        in identities.server_health(NOW + 826 * DAY)[-1]
+    )
     for name in ("loaded.crt", "loaded-tcp.crt"):
         (vpn.VPN_DIR / name).write_text(renewed)
     assert identities.server_health(NOW + 826 * DAY) == []
@@ -143,9 +149,13 @@ def test_certificate_that_openvpn_has_read_is_known_on_other_computers_too(vpn: 
     identities.crl_pem(now=NOW + 740 * DAY)
     assert identities.server_health(NOW + 740 * DAY) == []
     rows.Record().write_answering({Way.FIRST: end, Way.TCP: end - DAY}, now=NOW + 740 * DAY)
-    assert "server.conf runs with ends on 2029-02-25" in " ".join(identities.server_health(NOW + 740 * DAY))
+    assert "server.conf still runs with its old certificate, which ends on 2029-02-25" in " ".join(
+        identities.server_health(NOW + 740 * DAY)
+    )
     vpn.VPN_TCP_PORT = 443
-    assert "server-tcp.conf runs with ends on 2029-02-24" in " ".join(identities.server_health(NOW + 740 * DAY))
+    assert "server-tcp.conf still runs with its old certificate, which ends on 2029-02-24" in " ".join(
+        identities.server_health(NOW + 740 * DAY)
+    )
     rows.Record().write_answering({Way.FIRST: end + 700 * DAY, Way.TCP: end + 700 * DAY}, now=NOW + 740 * DAY)
     assert identities.server_health(NOW + 740 * DAY) == []
 
@@ -157,7 +167,8 @@ def test_configuration_that_a_running_openvpn_has_not_read_is_said_and_is_not_ur
     assert identities.health(NOW) == []
     (vpn.VPN_DIR / "server.conf").write_text("port 1195\n")
     assert identities.health(NOW) == [
-        "The OpenVPN with server.conf runs with an older one. Start it again, at best while no rescue is open."
+        "server.conf has changed since OpenVPN started with it. Start that OpenVPN again, at best while no rescue is "
+        "open."
     ]
     assert identities.server_health(NOW) == []
 
