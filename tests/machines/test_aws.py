@@ -105,10 +105,15 @@ def served() -> Iterator[Endpoint]:
         made.server.server_close()
 
 
+def patient() -> Aws:
+    """It waits for an answer as long as a busy computer takes; how long others wait is their callers' matter."""
+    return Aws(REGION, connect_s=60, answer_s=60)
+
+
 @pytest.fixture(scope="module")
 def shared(served: Endpoint) -> Aws:
     """Clients are slow to make: whoever only reads words has those of the others."""
-    return Aws(REGION)
+    return patient()
 
 
 @pytest.fixture
@@ -298,7 +303,7 @@ def test_what_is_not_aws_at_all_is_said(endpoint: Endpoint, shared: Aws, service
 
 def test_what_aws_would_never_take_is_not_sent(endpoint: Endpoint) -> None:
     with pytest.raises(AwsError) as found:
-        run_task(Aws(REGION), count="two")
+        run_task(patient(), count="two")
     assert found.value.kind is Kind.BROKEN and found.value.is_permanent and not found.value.may_have_happened
     with pytest.raises(AwsError, match="found no region's name in eu west"):
         run_task(Aws("eu west"))
@@ -306,7 +311,7 @@ def test_what_aws_would_never_take_is_not_sent(endpoint: Endpoint) -> None:
 
 
 def test_credentials_that_have_expired_are_read_anew(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    aws = Aws(REGION)
+    aws = patient()
     run_task(aws)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASECOND")
     run_task(aws)
@@ -321,7 +326,7 @@ def test_credentials_that_were_missing_are_found_when_they_are_there(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    aws = Aws(REGION)
+    aws = patient()
     error = refusal(aws, "ecs")
     assert error.kind is Kind.NO_CREDENTIALS and not error.may_have_happened
     assert "found no whole set of the AWS credentials of this process" in str(error)
@@ -342,7 +347,7 @@ def test_threads_share_one_client_a_service(endpoint: Endpoint, monkeypatch: pyt
         return make(self, service)
 
     monkeypatch.setattr(Aws, "_make", counted)
-    aws, barrier = Aws(REGION), threading.Barrier(8)
+    aws, barrier = patient(), threading.Barrier(8)
 
     def call(number: int) -> None:
         barrier.wait(30)
@@ -364,5 +369,5 @@ def test_threads_share_one_client_a_service(endpoint: Endpoint, monkeypatch: pyt
 def test_stream_in_an_answer_has_been_read(endpoint: Endpoint) -> None:
     endpoint.body = b'{"state": {}}'
     names: dict[str, Any] = {"about": "thing north-A1", "setting": "IOT_THING_NAME"}
-    answer = Aws(REGION).call("iot-data", "GetThingShadow", **names, thingName="north-A1")
+    answer = patient().call("iot-data", "GetThingShadow", **names, thingName="north-A1")
     assert answer["payload"] == b'{"state": {}}'
