@@ -14,29 +14,36 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.transaction import atomic
+from django.db.utils import ProgrammingError
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 
 # make_append_only names its triggers so (machines/append_only.py).
 _APPEND_ONLY = """
 SELECT tables.relname FROM pg_trigger triggers JOIN pg_class tables ON tables.oid = triggers.tgrelid
 WHERE triggers.tgname = tables.relname || '_append_only' AND tables.relnamespace = current_schema()::regnamespace
 """
-# Of what stands there the role could become the owner, or pass over every right.
-_TOO_MIGHTY = """
-SELECT rolsuper OR rolcreaterole OR pg_has_role(oid, current_user, 'MEMBER') FROM pg_roles WHERE rolname = %s
+# Who is more than one that works with rows: may become whoever owns a table, or passes over every right.
+_MIGHTY = """
+SELECT rolsuper OR rolcreaterole OR pg_has_role(oid, current_user, 'MEMBER') OR EXISTS (
+    SELECT FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace
+    AND pg_has_role(pg_roles.oid, relowner, 'MEMBER')
+) FROM pg_roles WHERE rolname = %s
 """
-_OWNS_TABLES = """
-SELECT EXISTS (SELECT FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace
-               AND pg_has_role(current_user, relowner, 'MEMBER'))
+_MAY_CHANGE_TABLES = """
+SELECT has_schema_privilege(current_schema(), 'CREATE') OR EXISTS (
+    SELECT FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace
+    AND pg_has_role(current_user, relowner, 'MEMBER')
+)
 """
 
 
 def give_to_app(connection: BaseDatabaseWrapper) -> None:
     """Makes DATABASE_APP_ROLE with its password where it is not there, and gives it its rights; all or nothing.
 
-    Without that setting, and on SQLite, nothing is done. Again changes nothing but a password that is another one.
-    Raises ImproperlyConfigured for a role that could do more whatever is granted, django.db.Error for what the database
-    refuses: the connection's user must own the tables and be allowed to make roles.
+    Without that setting, and on SQLite, nothing is done. Again only sets the password. Raises ImproperlyConfigured for
+    a role that could do more whatever is granted, and where the connection's user may make no roles; django.db.Error
+    for what else the database refuses.
     """
     role = settings.DATABASE_APP_ROLE
     if not role or connection.vendor != "postgresql":
@@ -47,28 +54,50 @@ def give_to_app(connection: BaseDatabaseWrapper) -> None:
         _make(cursor, role, _scrambled(connection, role))
         for statement in _statements(cursor, role):
             cursor.execute(statement)
+        _see_that_it_makes_nothing(cursor, role)
 
 
-def is_owner(connection: BaseDatabaseWrapper) -> bool:
-    """Whether who is connected could change tables and take triggers off, rather than work with rows alone."""
+def may_change_tables(connection: BaseDatabaseWrapper) -> bool:
+    """Whether who is connected could change tables or make some, rather than work with rows alone."""
     if connection.vendor != "postgresql":
         return True
     with connection.cursor() as cursor:
-        cursor.execute(_OWNS_TABLES)
+        cursor.execute(_MAY_CHANGE_TABLES)
         return bool(cursor.fetchone()[0])
 
 
 def _make(cursor: Any, role: str, scrambled: str) -> None:
-    cursor.execute(_TOO_MIGHTY, [role])
-    is_mighty = cursor.fetchone()
-    if is_mighty and is_mighty[0]:
+    cursor.execute(_MIGHTY, [role])
+    there = cursor.fetchone()
+    if there and there[0]:
         raise ImproperlyConfigured(
             f"DATABASE_APP_ROLE: found {role}, which may do what the owner of the tables may, expected a role without "
             "such rights. Name another one; it is made when there is none."
         )
-    verb = "ALTER" if is_mighty else "CREATE"
+    verb = "ALTER" if there else "CREATE"
     statement = sql.SQL(verb + " ROLE {role} LOGIN PASSWORD {password}")
-    cursor.execute(statement.format(role=sql.Identifier(role), password=sql.Literal(scrambled)))
+    try:
+        cursor.execute(statement.format(role=sql.Identifier(role), password=sql.Literal(scrambled)))
+        # What a stolen process may have set for itself.
+        cursor.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(sql.Identifier(role)))
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, InsufficientPrivilege):
+            raise
+        raise ImproperlyConfigured(
+            f"DATABASE_APP_ROLE: the user of DATABASE_URL may not make or change {role}. Give it CREATEROLE; and where "
+            f"somebody else made {role}, from PostgreSQL 16 on GRANT {role} TO it WITH ADMIN OPTION."
+        ) from error
+
+
+def _see_that_it_makes_nothing(cursor: Any, role: str) -> None:
+    """An operator or function of its own, in the schema where all look things up, would be run by the owner one day."""
+    cursor.execute("SELECT current_schema(), has_schema_privilege(%s, current_schema(), 'CREATE')", [role])
+    schema, may_create = cursor.fetchone()
+    if may_create:
+        raise ImproperlyConfigured(
+            f"DATABASE_APP_ROLE: everybody may create things in the schema {schema}, as usual before PostgreSQL 15, "
+            f"{role} too. As the schema's owner: REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC. Then migrate again."
+        )
 
 
 def _scrambled(connection: BaseDatabaseWrapper, role: str) -> str:

@@ -17,8 +17,8 @@ _DATABASE = (
     "password as %XX"
 )
 _REDIS = "redis://host:port/number, or rediss://… for TLS"
-# PostgreSQL cuts longer names; others need quotes wherever somebody types them.
-_ROLE = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+# PostgreSQL cuts longer names, and keeps some for itself; others need quotes wherever somebody types them.
+_ROLE = re.compile(r"(?!pg_|public$|none$)[a-z_][a-z0-9_]{0,62}")
 _TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -75,7 +75,8 @@ def check_app_role(url: str, role: str, password: str) -> None:
         return
     if not _ROLE.fullmatch(role):
         raise SettingError(
-            f"DATABASE_APP_ROLE: found {role[:80]!r}, expected up to 63 small letters, digits and _, no digit first"
+            f"DATABASE_APP_ROLE: found {role[:80]!r}, expected up to 63 small letters, digits and _, no digit "
+            "first, and no name that PostgreSQL keeps for itself (public, none, pg_…)"
         )
     parts = _split("DATABASE_URL", url, _DATABASE)
     if parts.scheme == "sqlite":

@@ -65,7 +65,7 @@ def database() -> Iterator[Finding]:
                 cursor.execute("SELECT clock_timestamp()")
                 at = cursor.fetchone()[0]
                 ahead_s = (at - (begun + (datetime.now(UTC) - begun) / 2)).total_seconds()
-        may_erase = connection.vendor == "postgresql" and database_rights.is_owner(connection)
+        may_erase = connection.vendor == "postgresql" and database_rights.may_change_tables(connection)
         behind = len(
             MigrationExecutor(connection).migration_plan(MigrationExecutor(connection).loader.graph.leaf_nodes())
         )
@@ -76,8 +76,8 @@ def database() -> Iterator[Finding]:
         yield wrong(f"The database lacks {behind} changes of this version. Run: manage.py migrate")
     if may_erase:
         yield attention(
-            "This app owns its tables, and could erase the audit. Run migrate with DATABASE_APP_ROLE, and the app as "
-            "that role."
+            "This app may change its tables, and so erase the audit. Run migrate with DATABASE_APP_ROLE, and the app "
+            "as that role."
         )
     if ahead_s is not None:
         yield ok("PostgreSQL answers.")

@@ -74,7 +74,7 @@ def test_app_reads_and_writes_rows_and_adds_to_the_audit(role: str) -> None:
         "DELETE FROM {}",
         "UPDATE {} SET id = id",
         "TRUNCATE {}",
-        "ALTER TABLE {} DISABLE TRIGGER ALL",
+        "ALTER TABLE {} DISABLE TRIGGER USER",
         "DROP TRIGGER {}_append_only ON {}",
         "DROP TABLE {} CASCADE",
         "ALTER TABLE {} RENAME TO other",
@@ -133,13 +133,58 @@ def test_role_that_could_become_the_owner_is_refused_and_left_as_it_is(role: str
         database_rights.give_to_app(connection)
 
 
-def test_owner_of_the_tables_need_not_be_a_superuser(role: str) -> None:
+def test_owner_of_the_tables_is_not_taken_for_the_app_whoever_migrates(role: str) -> None:
+    names = {"role": sql.Identifier(role)}
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE TABLE owned (id integer); ALTER TABLE owned OWNER TO {role}").format(**names))
+    try:
+        with pytest.raises(ImproperlyConfigured, match="which may do what the owner of the tables may"):
+            database_rights.give_to_app(connection)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE owned")
+
+
+def test_schema_in_which_everybody_creates_is_refused_and_nothing_is_given(role: str) -> None:
+    """So it was before PostgreSQL 15; an operator of the app's would run with the owner's rights one day."""
+    with connection.cursor() as cursor:
+        cursor.execute("GRANT CREATE ON SCHEMA public TO PUBLIC; CREATE TABLE newcomer (id integer)")
+    try:
+        with pytest.raises(ImproperlyConfigured, match="REVOKE CREATE ON SCHEMA public FROM PUBLIC"):
+            database_rights.give_to_app(connection)
+        with closing(_as_app(role)) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute("SELECT * FROM newcomer")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC; DROP TABLE newcomer")
+
+
+def test_owner_who_may_make_no_roles_is_told_what_is_missing(role: str, settings: Settings) -> None:
+    settings.DATABASE_APP_ROLE = f"other_{role}"
+    become(connection, role)
+    try:
+        with pytest.raises(ImproperlyConfigured, match="Give it CREATEROLE"):
+            database_rights.give_to_app(connection)
+    finally:
+        become(connection, connection.settings_dict["USER"])
+
+
+def test_what_a_stolen_process_set_for_its_role_is_gone_with_the_next_migration(role: str) -> None:
+    with closing(_as_app(role)) as app:
+        app.execute(sql.SQL("ALTER ROLE {} SET statement_timeout = 1").format(sql.Identifier(role)))
+    database_rights.give_to_app(connection)
+    with closing(_as_app(role)) as app:
+        assert app.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_owner_of_the_tables_need_not_be_a_superuser(role: str, settings: Settings) -> None:
     """As at RDS: it may make roles, and has the database."""
+    role = f"other_{role}"  # which nobody has made yet
     owner, database = f"owner_of_{connection.settings_dict['NAME']}", f"{connection.settings_dict['NAME']}_owned"
     names = {"owner": sql.Identifier(owner), "database": sql.Identifier(database), "role": sql.Identifier(role)}
     statements = {
         "begin": ["CREATE ROLE {owner} LOGIN CREATEROLE", "CREATE DATABASE {database} OWNER {owner}"],
-        "end": ["DROP DATABASE IF EXISTS {database}", "DROP ROLE {owner}"],
+        "end": ["DROP DATABASE IF EXISTS {database}", "DROP ROLE IF EXISTS {role}", "DROP ROLE {owner}"],
     }
     with connection.cursor() as cursor:
         for text in statements["begin"]:
@@ -150,7 +195,9 @@ def test_owner_of_the_tables_need_not_be_a_superuser(role: str) -> None:
             editor.execute("CREATE TABLE kept (id integer)")
             make_append_only(editor, "kept")
         MigrationRecorder(owners).ensure_schema()
-        database_rights.give_to_app(owners)
+        settings.DATABASE_APP_ROLE = role
+        for _ in range(2):  # makes it, and finds it there
+            database_rights.give_to_app(owners)
         with closing(_as_app(role, database)) as app:
             app.execute("INSERT INTO kept VALUES (1)")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -162,8 +209,8 @@ def test_owner_of_the_tables_need_not_be_a_superuser(role: str) -> None:
                 cursor.execute(sql.SQL(text).format(**names))
 
 
-def test_doctor_tells_who_works_as_the_owner(role: str) -> None:
-    words = "This app owns its tables, and could erase the audit."
+def test_doctor_tells_who_could_erase_the_audit(role: str) -> None:
+    words = "This app may change its tables, and so erase the audit."
     assert any(one.words.startswith(words) for one in doctor.database())
     become(connection, role)
     try:
@@ -192,6 +239,8 @@ def test_without_a_role_nothing_is_asked_of_the_database(settings: Settings) -> 
             "canary",
             "DATABASE_APP_ROLE: found 'App\"; --', expected",
         ),
+        ("postgresql://owner@db/x", "pg_app", "canary", "DATABASE_APP_ROLE: found 'pg_app', expected"),
+        ("postgresql://owner@db/x", "public", "canary", "DATABASE_APP_ROLE: found 'public', expected"),
         ("sqlite:///x", "app", "canary", "DATABASE_APP_ROLE: found one beside SQLite"),
     ],
 )
