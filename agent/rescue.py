@@ -47,6 +47,7 @@ HALTED_FOR_S = 180.0  # by then the server has given the rescue up; a revoked ma
 _LINE_S = 3.0  # so long a call waits for the line before it counts as failed
 _LINE_PAUSE_S = 5.0  # the longest pause between calls over a line that says itself when it is back
 _LOOK_AGAIN_S = 0.05
+_PREPARING = Notice("preparing", "One moment: this screen is being made ready for support.")
 _LAST_WORD_S = 10  # after `closing`: how long to wait for the last sentence
 
 _T = TypeVar("_T")
@@ -98,6 +99,7 @@ class Rescue:
                 # Whoever has the lock only looks whether there is anything to do: this press is not to be lost for it.
                 if self._stopping:
                     raise Stopped("waiting for the lock")
+                self._show(_PREPARING)
                 time.sleep(_LOOK_AGAIN_S)
             return self._last_word(ending, press)
 
@@ -128,12 +130,12 @@ class Rescue:
         self._cancelling = True
         self._wake.set()
         with self._line_held():
-            if self._end_of_the_dead(record):
+            if self._end_of_the_dead():
                 return True
             if record.request_id:
                 self._ask_to_cancel(record.request_id)
             # Whoever had the lock may only have looked, and nobody drives it: what is left would stay open.
-            self._end_of_the_dead(self._store.read())
+            self._end_of_the_dead()
         return True
 
     def stop(self) -> None:
@@ -154,10 +156,12 @@ class Rescue:
                 log.warning("heartbeat: request %s is open, but its login is gone here: cancelling it", request.id)
                 self._api.cancel(request.id)
 
-    def _end_of_the_dead(self, record: Record | None) -> bool:
+    def _end_of_the_dead(self) -> bool:
         """Ends a rescue whose process is dead; False when somebody has the lock, who drives it as a rule."""
         with self._store.lock() as is_mine:
-            if is_mine and record is not None:
+            # What was read before may have ended since, or another one begun.
+            record = self._store.read() if is_mine else None
+            if record is not None:
                 self._shut(record)
                 self._tell_cancelled(record)
                 self._store.erase()
@@ -222,7 +226,7 @@ class Rescue:
         return ending
 
     def _serve(self, record: Record, *, is_new: bool) -> Notice:
-        self._show(Notice("preparing", "One moment: this screen is being made ready for support."))
+        self._show(_PREPARING)
         self._connect(give_up_after_s=None if record.request_id else ASK_FOR_S)
         if record.request_id:
             request = self._read(record.request_id, wait_s=0)

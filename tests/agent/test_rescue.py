@@ -309,6 +309,7 @@ def test_press_is_not_lost_to_a_start_that_only_looks(
     with RescueStore(config.state_dir).lock():
         machine.press_in_background()
         until(lambda: len(tries) > 2, "it tries again")
+        machine.wait_until_shown("preparing")
         assert machine.store.read() is None and server.calls == []
     machine.wait_until_shown("requested")
     server.update("r1", state="closed")
