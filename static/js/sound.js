@@ -62,7 +62,7 @@ export async function ring(key, isWanted) {
 }
 
 function beKnown() {
-  if (isNew) chime();
+  if (isNew && isSoundWished()) chime();
   isNew = false;
 }
 
