@@ -8,11 +8,9 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,22 +21,19 @@ from django.test import override_settings
 from sessions.gateways import processes
 from sessions.gateways.local import LocalGateways
 from tests import migrated
+from tests.ports import free_ports
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = 10
 # On a computer that is busy with other tests.
 _START_S = 90.0
 _STOP_S = 60.0
-# Below those that the kernel gives out: while a server is away, nobody's connection may get its port by chance.
-_PORTS = range(16_384, 32_768)
 
 
 def wait_until(holds: Callable[[], object], *, what: str, within_s: float = 60.0) -> None:
     """Returns as soon as something holds that no event announces; AssertionError that names it after the deadline."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {within_s:g} s in vain until {what}"
-        time.sleep(0.02)
+    until(holds, what, timeout_s=within_s)
 
 
 class Installation:
@@ -53,7 +48,7 @@ class Installation:
         self.state_dir.mkdir(mode=0o700)
         self.log_file = folder / "server.log"
         self.password = secrets.token_urlsafe(12)
-        public, machine_face = _free_ports(2)
+        public, machine_face = free_ports(2)  # while a server is away, nobody may get them by chance
         self.address = f"http://127.0.0.1:{public}"
         self.machine_api = f"http://127.0.0.1:{machine_face}"
         net = f"127.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
@@ -203,14 +198,3 @@ class Installation:
 def _dashed(hexadecimal: str) -> str:
     h = hexadecimal.replace("-", "")
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
-
-
-def _free_ports(number: int) -> list[int]:
-    free: list[int] = []
-    with contextlib.ExitStack() as stack:
-        while len(free) < number:
-            port = secrets.choice(_PORTS)
-            with contextlib.suppress(OSError):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-                free.append(port)
-    return free

@@ -24,9 +24,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.fakes.guacd_words import ARGUMENT_NAMES, FIRST_FRAME
-
-# A wait that is over early costs nothing; a computer that is busy with other tests may take many times as long.
-_LONG_S = 30.0
+from tests.waiting import LONG_S
 
 
 class Received(NamedTuple):
@@ -180,7 +178,7 @@ class FakeGuacd:
     ) -> None:
         self._call(self._shut())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LONG_S)
+        self._thread.join(LONG_S)
         self._loop.close()
         self._holder.close()
 
@@ -202,7 +200,7 @@ class FakeGuacd:
 
     # --- what it says ------------------------------------------------------------------------------------------------
 
-    def send(self, data: str | bytes, *, to: FakeConnection | None = None, timeout_s: float = _LONG_S) -> None:
+    def send(self, data: str | bytes, *, to: FakeConnection | None = None, timeout_s: float = LONG_S) -> None:
         """Writes text or raw bytes to one connection, or to all users of all desktops; waits until it is sent.
 
         Of all users, one who is just leaving is passed over; the one connection must be there.
@@ -223,7 +221,7 @@ class FakeGuacd:
 
     # --- waiting for what it hears -----------------------------------------------------------------------------------
 
-    def wait_until(self, told: Callable[[], Any], *, timeout_s: float = _LONG_S, what: str = "") -> Any:
+    def wait_until(self, told: Callable[[], Any], *, timeout_s: float = LONG_S, what: str = "") -> Any:
         """What `told()` gives as soon as it is true; AssertionError, with what was received, when it is not in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -236,7 +234,7 @@ class FakeGuacd:
                     raise AssertionError(f"Not within {timeout_s} s: {what or told}. Connections: {seen}")
                 self._changed.wait(min(left, 0.05))
 
-    async def wait(self, told: Callable[[], Any], *, timeout_s: float = _LONG_S, what: str = "") -> Any:
+    async def wait(self, told: Callable[[], Any], *, timeout_s: float = LONG_S, what: str = "") -> Any:
         """`wait_until` for asyncio tests."""
         return await asyncio.to_thread(self.wait_until, told, timeout_s=timeout_s, what=what)
 
@@ -255,7 +253,7 @@ class FakeGuacd:
 
     # --- on its own loop ---------------------------------------------------------------------------------------------
 
-    def _call(self, coroutine: Any, timeout_s: float = _LONG_S) -> Any:
+    def _call(self, coroutine: Any, timeout_s: float = LONG_S) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
 
     def _spawn(self, coroutine: Any) -> None:

@@ -27,6 +27,7 @@ from portal.demo.vpn.services import Service
 from tests import migrated
 from tests.ports import free_ports
 from tests.vpn.machines import DistantMachine
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 _CONNECT = """
@@ -43,12 +44,8 @@ _PLAIN = ("PATH", "HOME", "LANG", "TMPDIR")
 def wait_until(holds: Callable[[], object], *, what: str | Callable[[], str], within_s: float = 40.0) -> float:
     """Returns as soon as it holds, with the seconds that took; AssertionError that names it after the deadline."""
     began = time.monotonic()
-    while True:
-        waited_s = time.monotonic() - began  # looked at before: held up in between, it would be given up too early
-        if holds():
-            return time.monotonic() - began
-        assert waited_s < within_s, f"waited {within_s:g} s in vain until {what() if callable(what) else what}"
-        time.sleep(0.03)
+    until(holds, what, timeout_s=within_s)
+    return time.monotonic() - began
 
 
 class Installation:

@@ -23,7 +23,7 @@ from tests.fakes.ecs.queue import Queue
 from tests.fakes.ecs.tasks import Engine, Task
 from tests.fakes.ecs.tunnel import Tunnel
 from tests.fakes.ecs.wire import AwsFault
-from tests.waiting import LONG_S
+from tests.waiting import LONG_S, until
 
 _PREFIXES = {"AmazonEC2ContainerServiceV20141113.": "ecs", "AmazonSQS.": "sqs"}
 _KEY, _SECRET = "AKIAFAKEFAKEFAKEFAKE", "fake-secret"
@@ -263,10 +263,7 @@ class FakeEcs:
 
     def wait_for(self, holds: Callable[[FakeEcs], object], *, timeout_s: float = LONG_S, what: str = "") -> None:
         """Returns as soon as something holds of the fake; AssertionError after the deadline."""
-        deadline = time.monotonic() + timeout_s
-        while not holds(self):
-            assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain until {what or holds}"
-            time.sleep(0.01)
+        until(lambda: holds(self), what or f"{holds}", timeout_s=timeout_s)
 
     # --- answering ---------------------------------------------------------------------------------------------------
 
