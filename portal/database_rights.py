@@ -114,7 +114,9 @@ def _statements(cursor: Any, role: str) -> Iterator[sql.Composed]:
     cursor.execute(_APPEND_ONLY)
     append_only = [row[0] for row in cursor.fetchall()]
     history = MigrationRecorder.Migration._meta.db_table
-    names = {"role": role, "database": database, "schema": schema}
+    names = {
+        name: sql.Identifier(value) for name, value in (("role", role), ("database", database), ("schema", schema))
+    }
     for text, table in [
         ("GRANT CONNECT ON DATABASE {database} TO {role}", ""),
         ("GRANT USAGE ON SCHEMA {schema} TO {role}", ""),
@@ -124,5 +126,4 @@ def _statements(cursor: Any, role: str) -> Iterator[sql.Composed]:
         *(("REVOKE UPDATE, DELETE ON {schema}.{table} FROM {role}", table) for table in append_only),
         ("REVOKE INSERT, UPDATE, DELETE ON {schema}.{table} FROM {role}", history),
     ]:
-        quoted = {key: sql.Identifier(name) for key, name in (names | {"table": table}).items() if "{" + key in text}
-        yield sql.SQL(text).format(**quoted)
+        yield sql.SQL(text).format(**names, table=sql.Identifier(table))
