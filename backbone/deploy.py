@@ -149,7 +149,7 @@ class Deployment:
 
     def _change(self, step: stacks.Step, there: dict[str, Any] | None, values: dict[str, str], dry: bool) -> None:
         stack, name = step.stack, stacks.name_of(self.installation, step.stack)
-        kept = [name for name in step.withheld if name in parameters_of(there)]
+        kept = [key for key in step.withheld if key in parameters_of(there)]
         change_set = ChangeSet(self.cloud, self.installation, stack, poll_s=self.poll_s)
         described = change_set.propose(values, kept, is_new=there is None)
         if described is None:
