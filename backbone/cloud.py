@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from backbone import accelerator
 from machines.aws import Aws, AwsError, Kind
 
 _TRIES = 5
+_T = TypeVar("_T")
 
 
 class DeployError(Exception):
@@ -26,7 +27,7 @@ class Cloud:
         self.accelerators = accelerator.GlobalAccelerator(patient)
         self.sleep = sleep
 
-    def again(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def again(self, call: Callable[[], _T]) -> _T:
         """The answer, at the fifth try at last; only for calls that may be made twice. Raises AwsError."""
         for number in range(1, _TRIES + 1):
             try:

@@ -191,9 +191,7 @@ class Deployment:
 
     def _turned(self, described: Mapping[str, Any]) -> list[str]:
         changes = described.get("Changes") or []
-        answer = self.cloud.again(lambda: {"turned": dials.turned(changes, self.cloud.accelerators)})
-        turned: list[str] = answer["turned"]
-        return turned
+        return self.cloud.again(lambda: dials.turned(changes, self.cloud.accelerators))
 
     def _make(self, change_set: ChangeSet, stack: str) -> dict[str, Any] | None:
         """Has the change made and waits for its end: the stack then. Raises DeployError with the first reason."""
